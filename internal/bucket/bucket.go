@@ -93,9 +93,10 @@ type Checksum uint32
 // Signed returns the form that the protocol uses for buckets.
 func (c Checksum) Signed() int32 { return int32(c) }
 
-// PutChecksum returns the checksum of a PUT: the first four bytes, little-endian,
-// of SHA-256 over "put.{objectType}.{objectID}.{data}".
-func PutChecksum(objectType, objectID string, data []byte) Checksum {
+// ContentHash identifies the content of a PUT: the first eight bytes,
+// little-endian, of SHA-256 over "put.{objectType}.{objectID}.{data}". Its low
+// half is the op's checksum.
+func ContentHash(objectType, objectID string, data []byte) uint64 {
 	var stack [512]byte
 	buf := append(stack[:0], "put."...)
 	buf = append(buf, objectType...)
@@ -103,18 +104,19 @@ func PutChecksum(objectType, objectID string, data []byte) Checksum {
 	buf = append(buf, objectID...)
 	buf = append(buf, '.')
 	buf = append(buf, data...)
-	return hash32(buf)
+	h := sha256.Sum256(buf)
+	return binary.LittleEndian.Uint64(h[:8])
 }
+
+// PutChecksum returns the checksum of a PUT with the given ContentHash: the first
+// four bytes, little-endian, of the same SHA-256.
+func PutChecksum(contentHash uint64) Checksum { return Checksum(uint32(contentHash)) }
 
 // RemoveChecksum returns the checksum of a REMOVE: the first four bytes,
 // little-endian, of SHA-256 over "delete.{subkey}".
 func RemoveChecksum(s Subkey) Checksum {
 	buf, _ := s.AppendText(append(make([]byte, 0, 32), "delete."...))
-	return hash32(buf)
-}
-
-func hash32(b []byte) Checksum {
-	h := sha256.Sum256(b)
+	h := sha256.Sum256(buf)
 	return Checksum(binary.LittleEndian.Uint32(h[:4]))
 }
 

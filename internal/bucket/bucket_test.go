@@ -9,7 +9,7 @@ import (
 // The reference's worked example: see the vectors in docs/protocol.md.
 func TestChecksumVectors(t *testing.T) {
 	const data = `{"id":"22222222-2222-2222-2222-222222222222","owner":"u1","name":"L2","archived":1,"tags":"[\"y\"]","prio":2}`
-	put := PutChecksum("lists", "22222222-2222-2222-2222-222222222222", []byte(data))
+	put := PutChecksum(ContentHash("lists", "22222222-2222-2222-2222-222222222222", []byte(data)))
 	if put != 3129678135 {
 		t.Fatalf("PUT checksum %d, want 3129678135", put)
 	}

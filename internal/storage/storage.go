@@ -76,7 +76,7 @@ type RowRef struct {
 // that its next change can take back exactly those.
 type RowRecord struct {
 	Memberships []Membership
-	Lookups     []LookupKey
+	Lookups     []Contribution
 	// Kept holds the raw values that the source may later omit because they were
 	// not changed.
 	Kept []Kept
@@ -87,9 +87,17 @@ type Membership struct {
 	Bucket     BucketKey
 	ObjectType string
 	ObjectID   string
-	// Op is the PUT that gave the entry its present content, and Checksum that op's.
-	Op       bucket.OpID
-	Checksum bucket.Checksum
+	// Op is the PUT that gave the entry its present content, and Hash identifies
+	// that content (see bucket.ContentHash).
+	Op   bucket.OpID
+	Hash uint64
+}
+
+// Contribution is what one source row contributes to a lookup.
+type Contribution struct {
+	Lookup LookupKey
+	// Hash identifies the contributed values.
+	Hash uint64
 }
 
 // Kept is one raw column value of a source row.
