@@ -80,6 +80,9 @@ type RowRecord struct {
 	// Kept holds the raw values that the source may later omit because they were
 	// not changed.
 	Kept []Kept
+	// Copies is the number of further source rows that are equal in every column:
+	// only a table identified by whole rows can have them.
+	Copies int64
 }
 
 // Membership is one entry of a source row in a bucket.
