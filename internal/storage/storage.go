@@ -10,7 +10,9 @@
 //   - A Snapshot shows exactly the ops, bucket states and lookups of its
 //     Checkpoint, however many batches are committed while it is open.
 //   - A Batch without Publish is not seen by any Snapshot until one with Publish
-//     is committed.
+//     is committed. Discard, and opening the store after a crash, take such batches
+//     back: rows, lookups, definitions and bucket states are then exactly those of
+//     the Checkpoint, so that the writer can replay the transaction from its start.
 //   - Op ids are never reused, and within the store only grow, crash or not.
 package storage
 
@@ -36,6 +38,13 @@ var (
 	ErrCorrupt = errors.New("storage is corrupt")
 	// ErrClosed: the store was closed.
 	ErrClosed = errors.New("storage is closed")
+	// ErrFailed: the medium failed (a full disk, a failed sync), and nothing can be
+	// written any more. Only opening the store again tells whether the batch that
+	// met the failure was kept.
+	ErrFailed = errors.New("storage can no longer be written")
+	// ErrBatch: a batch breaks the contract, such as an op id used before. Nothing
+	// of it was written; the caller is at fault.
+	ErrBatch = errors.New("invalid batch")
 )
 
 // DefinitionID is a definition's short name within one store. Definitions keep
@@ -140,22 +149,71 @@ type TableProgress struct {
 	Done  bool
 }
 
+// Deploy is a sync config that was made current, or is on the way to be.
+type Deploy struct {
+	// ID is given by the writer, each greater than all before.
+	ID uint64
+	// SyncConfig is the text as it was deployed.
+	SyncConfig string
+	// Definitions are what its plan consists of, in the plan's order.
+	Definitions []DefinitionID
+	State       DeployState
+}
+
+// DeployState is how far a deploy has come.
+type DeployState uint8
+
+// The states of a deploy. At most one is DeployServing.
+const (
+	DeployPending DeployState = iota + 1 // definitions of it are still backfilling
+	DeployServing                        // sessions use its plan
+	DeployFailed                         // given up; the one before goes on serving
+)
+
+// Recovered is what a store holds when it is opened, as of its checkpoint: all
+// that the writer needs to go on.
+type Recovered struct {
+	// Epoch is drawn at random when the store is created and goes into bucket
+	// names, so that a client never mistakes this store's buckets for another's: 5
+	// characters of a-z and 2-7.
+	Epoch string
+	// Secret keys the subkeys of this store.
+	Secret [32]byte
+	// NextOp follows every op id ever committed, also those taken back.
+	NextOp     bucket.OpID
+	Checkpoint Checkpoint
+	// Definitions are in order of their ids.
+	Definitions    []Definition
+	NextDefinition DefinitionID // follows every definition id ever committed
+	// Deploys are in order of their ids.
+	Deploys []Deploy
+}
+
 // Batch is what one commit writes.
 type Batch struct {
 	// Ops are in order of their ids, which follow all ids used before.
 	Ops     []BucketOp
 	Rows    []RowWrite
 	Lookups []LookupWrite
-	// Definitions are stored by id, new or changed.
+	// Definitions are stored by id, new or changed. Ops and lookups may only name
+	// definitions that are stored, or are in the same batch.
 	Definitions []Definition
-	// Drop removes definitions with their ops, bucket states and lookups. Row
-	// records may keep naming them; readers of row records ignore unknown ids.
+	// Drop removes definitions with their ops, bucket states and lookups; only with
+	// Publish. Row records may keep naming them; readers of row records ignore
+	// unknown ids.
 	Drop []DefinitionID
+	// Deploy, if set, is stored by its id. One that is DeployServing removes all others.
+	Deploy *Deploy
 	// LSN is the source position that the batch brings the store to, if Publish.
 	LSN source.LSN
 	// Publish makes everything committed so far the store's Checkpoint. It is unset
 	// for the parts of a transaction before its last.
 	Publish bool
+	// NoSync allows Commit to return before the batch is durable. It is heeded for
+	// parts without Publish, which become durable with their last part, and for a
+	// batch that has nothing but an LSN: readers may then see that LSN before it is
+	// durable, the source must not be told of it (see the store's DurableLSN).
+	NoSync bool
 }
 
 // BucketOp is an operation of a bucket.
