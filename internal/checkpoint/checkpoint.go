@@ -1,0 +1,288 @@
+// Package checkpoint holds the newest published checkpoint and knows who must
+// hear of what changed with it.
+//
+// The replicator publishes, sessions watch. An inverted index leads from the
+// buckets and lookups of a change to the sessions that read them, so a commit
+// costs what it concerns and not what is connected. A slow session finds the
+// newest state when it looks, never a queue of old ones.
+//
+// It does no I/O and starts no goroutine; its methods may be called from any.
+//
+// Invariant: a Watcher that has taken the changes up to a checkpoint, and watches
+// the buckets and lookups that its view there depends on, is woken by the first
+// later checkpoint that can change the view.
+package checkpoint
+
+import (
+	"container/heap"
+	"sync"
+
+	"github.com/millrace-sync/millrace/internal/source"
+	"github.com/millrace-sync/millrace/internal/storage"
+)
+
+// Changes names what a checkpoint changed since the one before.
+type Changes struct {
+	// All stands for every bucket and lookup, when there were too many to name.
+	All     bool
+	Buckets []storage.BucketKey // each once
+	Lookups []storage.LookupKey // each once
+}
+
+// Hub is the meeting point of one replicator and many sessions.
+type Hub struct {
+	mu       sync.Mutex
+	latest   storage.Checkpoint
+	version  uint64 // counts publications that named changes
+	watchers map[*Watcher]struct{}
+	buckets  map[storage.BucketKey]map[*Watcher]int // → position in the watcher's list
+	lookups  map[storage.LookupKey]map[*Watcher]struct{}
+	users    map[string]map[*Watcher]struct{}
+	waiting  waiters
+}
+
+// NewHub returns a Hub whose newest checkpoint is c, the one recovered from storage.
+func NewHub(c storage.Checkpoint) *Hub {
+	return &Hub{
+		latest:   c,
+		watchers: map[*Watcher]struct{}{},
+		buckets:  map[storage.BucketKey]map[*Watcher]int{},
+		lookups:  map[storage.LookupKey]map[*Watcher]struct{}{},
+		users:    map[string]map[*Watcher]struct{}{},
+	}
+}
+
+// Latest returns the newest checkpoint. Its LSN may be ahead of what storage has
+// recorded, when the source moved on without changing anything.
+func (h *Hub) Latest() storage.Checkpoint {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.latest
+}
+
+// Publish makes c the newest checkpoint and wakes the watchers concerned. Storage
+// must show it before Publish is called.
+func (h *Hub) Publish(c storage.Checkpoint, changes Changes) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.latest = c
+	if changes.All || len(changes.Buckets) > 0 || len(changes.Lookups) > 0 {
+		h.version++
+	}
+	if changes.All {
+		for w := range h.watchers {
+			w.dirty.All = true
+			w.wake()
+		}
+	}
+	for _, b := range changes.Buckets {
+		for w, i := range h.buckets[b] {
+			if !w.marked[i] {
+				w.marked[i] = true
+				w.dirty.Buckets = append(w.dirty.Buckets, i)
+			}
+			w.wake()
+		}
+	}
+	for _, l := range changes.Lookups {
+		for w := range h.lookups[l] {
+			w.dirty.Lookups = true
+			w.wake()
+		}
+	}
+	for len(h.waiting) > 0 && h.waiting[0].lsn <= c.LSN {
+		next := heap.Pop(&h.waiting).(waiter)
+		h.wakeUser(next.user)
+	}
+}
+
+// WriteCheckpoint tells the Hub of a user's new write checkpoint, after storage
+// has it: the user's sessions are woken once lsn is reached, which may be now.
+func (h *Hub) WriteCheckpoint(user string, lsn source.LSN) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.users[user] == nil {
+		return // a session that comes later looks for itself
+	}
+	h.await(user, lsn)
+}
+
+func (h *Hub) await(user string, lsn source.LSN) {
+	if lsn <= h.latest.LSN {
+		h.wakeUser(user)
+		return
+	}
+	heap.Push(&h.waiting, waiter{lsn, user})
+}
+
+func (h *Hub) wakeUser(user string) {
+	for w := range h.users[user] {
+		w.dirty.Write = true
+		w.wake()
+	}
+}
+
+// Dirty says what of a watcher's view may have changed.
+type Dirty struct {
+	All     bool  // anything: evaluate everything again
+	Lookups bool  // a lookup that was read: evaluate the request again
+	Write   bool  // the user's write checkpoint
+	Buckets []int // positions in the watched list
+}
+
+// Any reports whether anything may have changed.
+func (d *Dirty) Any() bool { return d.All || d.Lookups || d.Write || len(d.Buckets) > 0 }
+
+// Watcher is one session's place at the Hub. Its own methods, but for C, are for
+// the session's goroutine.
+type Watcher struct {
+	hub  *Hub
+	user string
+	c    chan struct{}
+
+	// guarded by hub.mu
+	dirty   Dirty
+	marked  []bool // parallel to buckets
+	buckets []storage.BucketKey
+	lookups []storage.LookupKey
+	version uint64 // of the hub when dirty was last taken
+}
+
+// Watch adds a watcher for a user's session. It must be closed.
+func (h *Hub) Watch(user string) *Watcher {
+	w := &Watcher{hub: h, user: user, c: make(chan struct{}, 1)}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.watchers[w] = struct{}{}
+	if h.users[user] == nil {
+		h.users[user] = map[*Watcher]struct{}{}
+	}
+	h.users[user][w] = struct{}{}
+	w.version = h.version
+	return w
+}
+
+// C receives when there may be something to take.
+func (w *Watcher) C() <-chan struct{} { return w.c }
+
+func (w *Watcher) wake() {
+	select {
+	case w.c <- struct{}{}:
+	default:
+	}
+}
+
+// Take returns the newest checkpoint and what may have changed since the last
+// Take. Changes from now on are for the next one.
+func (w *Watcher) Take() (storage.Checkpoint, Dirty) {
+	h := w.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d := w.dirty
+	w.dirty = Dirty{}
+	for _, i := range d.Buckets {
+		w.marked[i] = false
+	}
+	w.version = h.version
+	select {
+	case <-w.c:
+	default:
+	}
+	return h.latest, d
+}
+
+// Pending reports what the next Take would find changed.
+func (w *Watcher) Pending() bool {
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	return w.dirty.Any()
+}
+
+// Set replaces what the session watches: the buckets of its view and the lookups
+// that led to it, as of the last Take. If something was published since, the
+// watcher cannot know whether it was concerned and is woken with All.
+func (w *Watcher) Set(buckets []storage.BucketKey, lookups []storage.LookupKey) {
+	h := w.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w.unset()
+	w.buckets, w.lookups, w.marked = buckets, lookups, make([]bool, len(buckets))
+	w.dirty.Buckets = nil
+	for i, b := range buckets {
+		m := h.buckets[b]
+		if m == nil {
+			m = map[*Watcher]int{}
+			h.buckets[b] = m
+		}
+		m[w] = i
+	}
+	for _, l := range lookups {
+		m := h.lookups[l]
+		if m == nil {
+			m = map[*Watcher]struct{}{}
+			h.lookups[l] = m
+		}
+		m[w] = struct{}{}
+	}
+	if w.version != h.version {
+		w.dirty.All = true
+		w.wake()
+	}
+}
+
+// Await asks to be woken with Write once lsn is reached.
+func (w *Watcher) Await(lsn source.LSN) {
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	w.hub.await(w.user, lsn)
+}
+
+func (w *Watcher) unset() {
+	h := w.hub
+	for _, b := range w.buckets {
+		delete(h.buckets[b], w)
+		if len(h.buckets[b]) == 0 {
+			delete(h.buckets, b)
+		}
+	}
+	for _, l := range w.lookups {
+		delete(h.lookups[l], w)
+		if len(h.lookups[l]) == 0 {
+			delete(h.lookups, l)
+		}
+	}
+}
+
+// Close removes the watcher.
+func (w *Watcher) Close() {
+	h := w.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w.unset()
+	delete(h.watchers, w)
+	delete(h.users[w.user], w)
+	if len(h.users[w.user]) == 0 {
+		delete(h.users, w.user)
+	}
+}
+
+// waiter is a user whose write checkpoint waits for an LSN.
+type waiter struct {
+	lsn  source.LSN
+	user string
+}
+
+// waiters is a heap, least LSN first. It holds at most one entry for each write
+// checkpoint requested and each session begun since the source last moved.
+type waiters []waiter
+
+func (s waiters) Len() int           { return len(s) }
+func (s waiters) Less(i, j int) bool { return s[i].lsn < s[j].lsn }
+func (s waiters) Swap(i, j int)      { s[i], s[j] = s[j], s[i] }
+func (s *waiters) Push(x any)        { *s = append(*s, x.(waiter)) }
+func (s *waiters) Pop() any {
+	old := *s
+	x := old[len(old)-1]
+	*s = old[:len(old)-1]
+	return x
+}

@@ -1,0 +1,323 @@
+package replicate
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/millrace-sync/millrace/internal/source"
+	"github.com/millrace-sync/millrace/internal/storage"
+)
+
+// A backfill reads a table in chunks while the stream goes on. Each chunk is read
+// between two watermarks: messages written into the source's log, which come back
+// in the stream in their place among the transactions. When the high one arrives,
+// the chunk's rows are applied, except those that the stream has changed since the
+// low one: the stream's version is newer, or will be made newer by what follows.
+//
+// That leaves one gap: a transaction may be in the log, and so in the stream,
+// before it is visible to the chunk's snapshot. The snapshot names the transactions
+// that it did not see; if one of them came before the low watermark, the chunk is
+// read again.
+//
+// Rows of a table without a key, told apart only by all their columns, cannot be
+// matched one by one: equal rows are counted. Such a table is one chunk, changes
+// between its watermarks wait, and those that the snapshot did not see are applied
+// after it.
+
+// maxWindow bounds the changes remembered between two watermarks, over all open
+// windows; beyond it a chunk is read again, when the burst has passed.
+const maxWindow = 1 << 20
+
+// recentTxns is how many of the last transactions are remembered by id, to tell
+// which of a snapshot's unseen ones have been applied. It has to exceed the number
+// that can commit while one of them is written to the log but not yet visible,
+// which is bounded by the source's connections.
+const recentTxns = 1 << 14
+
+type backfill struct {
+	definitions []storage.Definition
+	windows     map[uint64]*window
+	size        int // changes in all windows
+	recent      [recentTxns]source.XID
+	applied     uint64 // transactions so far; recent[applied%recentTxns] is the next place
+}
+
+// window is what happened to one table since a low watermark.
+type window struct {
+	table    source.TableID
+	opened   uint64 // backfill.applied at the low watermark
+	changed  map[source.RowKey]struct{}
+	cleared  bool // truncated
+	reshaped bool // the table's columns changed
+	overflow bool
+	waiting  []waitingChange
+}
+
+type waitingChange struct {
+	xid    source.XID
+	change source.Change
+}
+
+func newBackfill() backfill { return backfill{windows: map[uint64]*window{}} }
+
+// Chunk is a part of a table read from the source, evaluated.
+type Chunk struct {
+	Table *Table
+	Rows  []*Row
+	// Unseen are the transactions that had begun and were not visible to the
+	// chunk's snapshot; Next is the first that had not begun.
+	Unseen []source.XID
+	Next   source.XID
+	// Last is the identity of the last row, one text for each key column; Done says
+	// that no rows follow.
+	Last []string
+	Done bool
+}
+
+// Backfill sets the definitions that are being backfilled, with the tables that
+// each reads and how far it has come. Those that have nothing left to read are
+// complete with the next Flush.
+func (a *Applier) Backfill(defs []storage.Definition) {
+	clear(a.backfill.windows)
+	a.backfill.size = 0
+	a.backfill.definitions = nil
+	for _, d := range defs {
+		if complete(d) {
+			d.State = storage.Serving
+			a.batch.Definitions = append(a.batch.Definitions, d)
+		} else {
+			a.backfill.definitions = append(a.backfill.definitions, d)
+		}
+	}
+}
+
+func complete(d storage.Definition) bool {
+	return !slices.ContainsFunc(d.Tables, func(p storage.TableProgress) bool { return !p.Done })
+}
+
+// Backfilling returns the definitions whose backfill is not complete.
+func (a *Applier) Backfilling() []storage.Definition { return a.backfill.definitions }
+
+// Low opens a chunk's window: its low watermark has come in the stream.
+func (a *Applier) Low(id uint64, table source.TableID) {
+	a.backfill.windows[id] = &window{table: table, opened: a.backfill.applied, changed: map[source.RowKey]struct{}{}}
+}
+
+// Abandon closes a window whose chunk will not come.
+func (a *Applier) Abandon(id uint64) {
+	if w := a.backfill.windows[id]; w != nil {
+		a.backfill.size -= len(w.changed) + len(w.waiting)
+		delete(a.backfill.windows, id)
+	}
+}
+
+// Merge applies a chunk: its high watermark has come in the stream. The caller
+// flushes. It returns ErrWindow if the chunk has to be read again.
+func (a *Applier) Merge(id uint64, c *Chunk, commit CommitFunc) error {
+	w := a.backfill.windows[id]
+	if w == nil {
+		return fmt.Errorf("chunk %d of %s: no low watermark: %w", id, c.Table.QualifiedName(), ErrWindow)
+	}
+	a.Abandon(id)
+	if why := a.backfill.spoilt(w, c); why != "" {
+		if err := a.applyWaiting(w, func(source.XID) bool { return true }, commit); err != nil {
+			return err
+		}
+		return fmt.Errorf("chunk %d of %s: %s: %w", id, c.Table.QualifiedName(), why, ErrWindow)
+	}
+	var err error
+	if c.Table.wholeRow {
+		err = a.replaceWholeRows(w, c, commit)
+	} else {
+		err = a.mergeRows(w, c, commit)
+	}
+	if err != nil {
+		return fmt.Errorf("merge chunk %d of %s: %w", id, c.Table.QualifiedName(), err)
+	}
+	a.progress(c)
+	return nil
+}
+
+// spoilt says why a chunk cannot be used; "" if it can.
+func (b *backfill) spoilt(w *window, c *Chunk) string {
+	switch {
+	case w.overflow:
+		return fmt.Sprintf("more than %d changes between its watermarks", maxWindow)
+	case w.reshaped:
+		return "the table was altered between its watermarks"
+	}
+	for n := w.opened; n > 0 && n+recentTxns > w.opened && len(c.Unseen) > 0; n-- {
+		if slices.Contains(c.Unseen, b.recent[(n-1)%recentTxns]) {
+			return "a transaction before its low watermark was not yet visible to it"
+		}
+	}
+	return ""
+}
+
+func (a *Applier) mergeRows(w *window, c *Chunk, commit CommitFunc) error {
+	if w.cleared {
+		return nil // all that the chunk saw is gone
+	}
+	for _, r := range c.Rows {
+		if _, ok := w.changed[r.Key]; ok {
+			continue
+		}
+		if err := a.putEvaluated(c.Table, r); err != nil {
+			return err
+		}
+		if err := a.commitIfFull(commit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// replaceWholeRows makes the stored rows of a keyless table those of the chunk,
+// which is the whole table, and then applies what the chunk had not seen.
+func (a *Applier) replaceWholeRows(w *window, c *Chunk, commit CommitFunc) error {
+	count := make(map[source.RowKey]int64, len(c.Rows))
+	for _, r := range c.Rows {
+		count[r.Key]++
+	}
+	if a.Pending() {
+		if err := a.commit(commit); err != nil {
+			return err
+		}
+	}
+	err := a.rows.RowsOf(c.Table.ID, func(key source.RowKey, rec *storage.RowRecord) error {
+		if count[key] == 0 {
+			a.removeRecord(c.Table, storage.RowRef{Table: c.Table.ID, Key: key}, rec)
+		}
+		return a.commitIfFull(commit)
+	})
+	if err != nil {
+		return err
+	}
+	for _, r := range c.Rows {
+		n := count[r.Key]
+		if n == 0 {
+			continue // an equal row came before
+		}
+		count[r.Key] = 0
+		ref := storage.RowRef{Table: c.Table.ID, Key: r.Key}
+		prior, err := a.record(ref)
+		if err != nil {
+			return err
+		}
+		rec := a.diff(prior, r)
+		rec.Copies = n - 1
+		a.setRecord(ref, rec)
+		if err := a.commitIfFull(commit); err != nil {
+			return err
+		}
+	}
+	unseen := func(xid source.XID) bool {
+		return int32(xid-c.Next) >= 0 || slices.Contains(c.Unseen, xid)
+	}
+	return a.applyWaiting(w, unseen, commit)
+}
+
+func (a *Applier) applyWaiting(w *window, unseen func(source.XID) bool, commit CommitFunc) error {
+	for i := range w.waiting {
+		q := &w.waiting[i]
+		if t := a.Bind(q.change.Table); t != nil && unseen(q.xid) {
+			if err := a.change(t, &q.change, commit); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// progress notes what a merged chunk completes.
+func (a *Applier) progress(c *Chunk) {
+	rest := a.backfill.definitions[:0]
+	for _, d := range a.backfill.definitions {
+		concerned := false
+		d.Tables = slices.Clone(d.Tables)
+		for i := range d.Tables {
+			p := &d.Tables[i]
+			if p.Table == c.Table.ID && !p.Done {
+				p.After, p.Done = c.Last, c.Done
+				p.Rows += int64(len(c.Rows))
+				concerned = true
+			}
+		}
+		if complete(d) {
+			d.State, concerned = storage.Serving, true
+		} else {
+			rest = append(rest, d)
+		}
+		if concerned {
+			a.batch.Definitions = append(a.batch.Definitions, d)
+		}
+	}
+	a.backfill.definitions = rest
+}
+
+// touch notes that the stream has changed a row.
+func (b *backfill) touch(ref storage.RowRef) {
+	for _, w := range b.windows {
+		if w.table != ref.Table || w.overflow {
+			continue
+		}
+		if b.size >= maxWindow {
+			b.spill(w)
+			continue
+		}
+		if _, ok := w.changed[ref.Key]; !ok {
+			w.changed[ref.Key] = struct{}{}
+			b.size++
+		}
+	}
+}
+
+// spill gives a window up: its chunk will be read again.
+func (b *backfill) spill(w *window) {
+	b.size -= len(w.changed)
+	w.overflow, w.changed = true, nil
+}
+
+// touchAll notes that the stream has emptied a table.
+func (b *backfill) touchAll(table source.TableID) {
+	for _, w := range b.windows {
+		if w.table == table {
+			w.cleared = true
+		}
+	}
+}
+
+// reshape notes that a table's columns have changed.
+func (b *backfill) reshape(table source.TableID) {
+	for _, w := range b.windows {
+		if w.table == table {
+			w.reshaped = true
+		}
+	}
+}
+
+// hold keeps a change of a keyless table until the chunk that is being read of it
+// is merged, and reports whether it did.
+func (b *backfill) hold(t *Table, xid source.XID, ch *source.Change) bool {
+	if !t.wholeRow {
+		return false
+	}
+	for _, w := range b.windows {
+		if w.table != t.ID || w.overflow {
+			continue
+		}
+		if b.size >= maxWindow {
+			return false
+		}
+		w.waiting = append(w.waiting, waitingChange{xid, *ch})
+		b.size++
+		return true
+	}
+	return false
+}
+
+// committed notes that a transaction has been applied.
+func (b *backfill) committed(xid source.XID) {
+	b.recent[b.applied%recentTxns] = xid
+	b.applied++
+}

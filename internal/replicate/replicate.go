@@ -1,0 +1,514 @@
+// Package replicate turns the source's transactions and backfill chunks into the
+// operations of buckets. It decides; the server package feeds it and commits what
+// it hands back.
+//
+// It is pure: no clock, disk, socket or goroutine. What it needs to know of stored
+// rows it asks through Rows, what it has to write it gives to a commit function.
+//
+// Invariants:
+//   - A batch is published only when it ends at a transaction boundary; the parts
+//     of a large transaction before its last are committed unpublished.
+//   - After any sequence of transactions the entries of a row, over all buckets of
+//     live definitions, are exactly what the plan gives for the row's last version.
+//   - Memory is bounded: a batch by Limits, the changes remembered for a backfill
+//     window by maxWindow.
+package replicate
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/millrace-sync/millrace/internal/bucket"
+	"github.com/millrace-sync/millrace/internal/source"
+	"github.com/millrace-sync/millrace/internal/storage"
+)
+
+// Rows reads what the store remembers of source rows, as of the last commit.
+type Rows interface {
+	Row(storage.RowRef) (*storage.RowRecord, bool, error)
+	// RowsOf calls yield for every row of the table, in key order, as they were when
+	// it was called: commits made meanwhile are not seen.
+	RowsOf(table source.TableID, yield func(source.RowKey, *storage.RowRecord) error) error
+}
+
+// Refetch reads a row's present version from the source by its identity columns;
+// false if it is gone. It serves only where a large unchanged value was omitted by
+// the source and was not kept (see Table.keep).
+type Refetch func(t *source.Table, identity []source.Datum) ([]source.Datum, bool, error)
+
+// CommitFunc makes a batch durable. The batch is reused once it returns.
+type CommitFunc func(*storage.Batch) error
+
+// Limits bounds a batch: it is committed when either is reached.
+type Limits struct {
+	Ops   int // operations and row records
+	Bytes int // of row data
+}
+
+// DefaultLimits keeps a batch within a store's memory table and a commit within
+// some milliseconds.
+var DefaultLimits = Limits{Ops: 8000, Bytes: 4 << 20}
+
+// Problem is something wrong with one row or one table, for operators. The rest
+// goes on.
+type Problem struct {
+	Table      string
+	Row        source.RowKey
+	Definition storage.DefinitionID // 0: all of the table's
+	Message    string
+}
+
+// maxProblems bounds the problems held between two calls of Applier.Problems.
+const maxProblems = 100
+
+// Applier applies transactions and chunks. It is used by one goroutine.
+type Applier struct {
+	rows    Rows
+	refetch Refetch
+	limits  Limits
+	eval    *Evaluator
+	tables  map[source.TableID]*Table // nil value: not read by any definition
+	next    bucket.OpID
+	scratch Scratch
+
+	batch   storage.Batch
+	bytes   int
+	pending map[storage.RowRef]*storage.RowRecord // row writes of batch; nil: deleted
+	order   []storage.RowRef                      // keys of pending
+
+	backfill backfill
+
+	problems []Problem
+	dropped  int
+}
+
+// NewApplier returns an Applier that gives out op ids from next.
+func NewApplier(rows Rows, refetch Refetch, eval *Evaluator, next bucket.OpID, limits Limits) *Applier {
+	return &Applier{
+		rows: rows, refetch: refetch, limits: limits, eval: eval, next: next,
+		tables:   map[source.TableID]*Table{},
+		pending:  map[storage.RowRef]*storage.RowRecord{},
+		backfill: newBackfill(),
+	}
+}
+
+// SetEvaluator changes the live definitions, after a deploy has begun or ended.
+func (a *Applier) SetEvaluator(e *Evaluator) {
+	a.eval = e
+	clear(a.tables)
+}
+
+// Bind makes t the current version of its table and returns its binding, nil if
+// no live definition reads it.
+func (a *Applier) Bind(t *source.Table) *Table {
+	if b, ok := a.tables[t.ID]; ok && (b == nil || b.Table == t) {
+		return b
+	}
+	if had, ok := a.tables[t.ID]; ok && had != nil && !sameShape(had.Table, t) {
+		a.backfill.reshape(t.ID)
+	}
+	b := a.eval.Bind(t)
+	if b != nil && !t.Usable() {
+		a.problem(Problem{Table: t.QualifiedName(), Message: "has no primary key or other replica identity: its updates and deletes cannot be followed"})
+	}
+	a.tables[t.ID] = b
+	return b
+}
+
+// sameShape reports whether rows of both versions of a table mean the same.
+func sameShape(a, b *source.Table) bool {
+	return a.Schema == b.Schema && a.Name == b.Name && a.Identity == b.Identity &&
+		slices.EqualFunc(a.Columns, b.Columns, func(x, y source.Column) bool {
+			return x.Name == y.Name && x.Key == y.Key && x.Type.Name() == y.Type.Name()
+		})
+}
+
+// Pending reports whether anything waits for Flush.
+func (a *Applier) Pending() bool {
+	return len(a.order) > 0 || len(a.batch.Ops) > 0 || len(a.batch.Lookups) > 0 || len(a.batch.Definitions) > 0
+}
+
+// Problems returns the problems met since the last call, and how many more were
+// not kept.
+func (a *Applier) Problems() (list []Problem, dropped int) {
+	list, dropped = a.problems, a.dropped
+	a.problems, a.dropped = nil, 0
+	return list, dropped
+}
+
+func (a *Applier) problem(p Problem) {
+	if len(a.problems) == maxProblems {
+		a.dropped++
+		return
+	}
+	a.problems = append(a.problems, p)
+}
+
+// Apply applies a transaction or a part of one. Batches that fill up are
+// committed on the way, unpublished; what is left waits for Flush, so that
+// several small transactions share a commit.
+func (a *Applier) Apply(tx *source.Txn, commit CommitFunc) error {
+	for i := range tx.Changes {
+		ch := &tx.Changes[i]
+		t := a.Bind(ch.Table)
+		if t == nil {
+			continue
+		}
+		if a.backfill.hold(t, tx.XID, ch) {
+			continue
+		}
+		if err := a.change(t, ch, commit); err != nil {
+			return fmt.Errorf("apply %s of %s: %w", ch.Kind, ch.Table.QualifiedName(), err)
+		}
+	}
+	if !tx.More {
+		a.backfill.committed(tx.XID)
+	}
+	return nil
+}
+
+// Flush commits what waits and publishes everything up to lsn.
+func (a *Applier) Flush(lsn source.LSN, commit CommitFunc) error {
+	a.batch.LSN, a.batch.Publish = lsn, true
+	return a.commit(commit)
+}
+
+func (a *Applier) commit(commit CommitFunc) error {
+	for _, ref := range a.order {
+		a.batch.Rows = append(a.batch.Rows, storage.RowWrite{Ref: ref, Record: a.pending[ref]})
+	}
+	err := commit(&a.batch)
+	clear(a.pending)
+	a.order = a.order[:0]
+	// What the batch points to must not outlive it through the reused arrays.
+	clear(a.batch.Ops)
+	clear(a.batch.Rows)
+	clear(a.batch.Lookups)
+	a.batch = storage.Batch{Ops: a.batch.Ops[:0], Rows: a.batch.Rows[:0], Lookups: a.batch.Lookups[:0]}
+	a.bytes = 0
+	return err
+}
+
+func (a *Applier) commitIfFull(commit CommitFunc) error {
+	if len(a.batch.Ops)+len(a.order) < a.limits.Ops && a.bytes < a.limits.Bytes {
+		return nil
+	}
+	return a.commit(commit)
+}
+
+// change applies one change of a transaction.
+func (a *Applier) change(t *Table, ch *source.Change, commit CommitFunc) error {
+	switch ch.Kind {
+	case source.Insert:
+		if err := a.put(t, ch.New); err != nil {
+			return err
+		}
+	case source.Update:
+		if err := a.update(t, ch); err != nil {
+			return err
+		}
+	case source.Delete:
+		ref, err := a.ref(t, ch.Old)
+		if err != nil {
+			return a.tolerate(t, err)
+		}
+		if err := a.remove(t, ref); err != nil {
+			return err
+		}
+	case source.Truncate:
+		return a.truncate(t, commit)
+	}
+	return a.commitIfFull(commit)
+}
+
+// tolerate reports an error that concerns one row and lets the rest go on.
+func (a *Applier) tolerate(t *Table, err error) error {
+	a.problem(Problem{Table: t.QualifiedName(), Message: err.Error()})
+	return nil
+}
+
+func (a *Applier) ref(t *Table, row []source.Datum) (storage.RowRef, error) {
+	var err error
+	a.scratch.key, err = source.AppendRowKey(a.scratch.key[:0], t.Table, row)
+	return storage.RowRef{Table: t.ID, Key: source.RowKey(a.scratch.key)}, err
+}
+
+// record returns the row's record as of the pending batch; nil if there is none.
+func (a *Applier) record(ref storage.RowRef) (*storage.RowRecord, error) {
+	if rec, ok := a.pending[ref]; ok {
+		return rec, nil
+	}
+	rec, ok, err := a.rows.Row(ref)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return rec, nil
+}
+
+func (a *Applier) setRecord(ref storage.RowRef, rec *storage.RowRecord) {
+	if _, ok := a.pending[ref]; !ok {
+		a.order = append(a.order, ref)
+	}
+	a.pending[ref] = rec
+}
+
+// update applies an update: under whole-row identity as a delete and an insert,
+// else as a new version of the row, which may have got another identity.
+func (a *Applier) update(t *Table, ch *source.Change) error {
+	var old *storage.RowRef
+	row := ch.New
+	if ch.Old != nil {
+		ref, err := a.ref(t, ch.Old)
+		if err != nil {
+			return a.tolerate(t, err)
+		}
+		old = &ref
+		row = fillFromOld(t, row, ch.Old)
+	}
+	ref, err := a.ref(t, row)
+	if err != nil {
+		return a.tolerate(t, err)
+	}
+	prior := ref
+	if old != nil {
+		prior = *old
+	}
+	if slices.ContainsFunc(row, unchanged) {
+		rec, err := a.record(prior)
+		if err != nil {
+			return err
+		}
+		row = fillFromKept(t, row, rec)
+	}
+	if slices.ContainsFunc(row, unchanged) {
+		fresh, ok, err := a.refetch(t.Table, row)
+		if err != nil {
+			return fmt.Errorf("read again a row with large values that the source left out: %w", err)
+		}
+		if !ok {
+			return nil // deleted since: the stream will say so
+		}
+		row = fresh
+	}
+	if prior != ref {
+		if err := a.remove(t, prior); err != nil {
+			return err
+		}
+	}
+	return a.put(t, row)
+}
+
+func unchanged(d source.Datum) bool { return d.Encoding == source.Unchanged }
+
+// fillFromOld takes unchanged values from the old row, where the source repeats
+// them: all columns under FULL, otherwise the identity's.
+func fillFromOld(t *Table, row, old []source.Datum) []source.Datum {
+	if !slices.ContainsFunc(row, unchanged) {
+		return row
+	}
+	row = slices.Clone(row)
+	for i := range row {
+		if unchanged(row[i]) && (t.Identity == source.IdentityFull || t.Columns[i].Key) {
+			row[i] = old[i]
+		}
+	}
+	return row
+}
+
+func fillFromKept(t *Table, row []source.Datum, rec *storage.RowRecord) []source.Datum {
+	if rec == nil {
+		return row
+	}
+	row = slices.Clone(row)
+	for i := range row {
+		if !unchanged(row[i]) {
+			continue
+		}
+		for _, k := range rec.Kept {
+			if k.Column == t.Columns[i].Name {
+				row[i] = k.Datum
+			}
+		}
+	}
+	return row
+}
+
+// put makes row, complete, the present version of its source row.
+func (a *Applier) put(t *Table, row []source.Datum) error {
+	r, err := t.Evaluate(row, &a.scratch)
+	if err != nil {
+		return a.tolerate(t, err)
+	}
+	return a.putEvaluated(t, r)
+}
+
+func (a *Applier) putEvaluated(t *Table, r *Row) error {
+	ref := storage.RowRef{Table: t.ID, Key: r.Key}
+	prior, err := a.record(ref)
+	if err != nil {
+		return err
+	}
+	a.backfill.touch(ref)
+	if t.wholeRow && prior != nil {
+		rec := *prior
+		rec.Copies++
+		a.setRecord(ref, &rec)
+		return nil
+	}
+	for _, e := range r.Errors {
+		a.problem(Problem{Table: t.QualifiedName(), Row: r.Key, Definition: e.Definition, Message: e.Message})
+	}
+	a.setRecord(ref, a.diff(prior, r))
+	return nil
+}
+
+// diff emits what changes between a row's record and its evaluation, and returns
+// the new record. Entries whose content stays are left alone: clients have them.
+func (a *Applier) diff(prior *storage.RowRecord, r *Row) *storage.RowRecord {
+	rec := &storage.RowRecord{Kept: r.Kept}
+	var old []storage.Membership
+	var oldLookups []storage.Contribution
+	if prior != nil {
+		old, oldLookups = prior.Memberships, prior.Lookups
+		rec.Copies = prior.Copies
+	}
+	find := membershipFinder(old)
+	if len(r.Puts) > 0 {
+		rec.Memberships = make([]storage.Membership, 0, len(r.Puts))
+	}
+	for i := range r.Puts {
+		p := &r.Puts[i]
+		m := storage.Membership{Bucket: p.Bucket, ObjectType: p.ObjectType, ObjectID: p.ObjectID, Hash: p.Hash}
+		if j := find(&m); j >= 0 && old[j].Hash == p.Hash {
+			m.Op = old[j].Op
+		} else {
+			m.Op = a.emit(p.Bucket, bucket.Op{
+				Kind: bucket.Put, Checksum: bucket.PutChecksum(p.Hash), Subkey: r.Subkey,
+				ObjectType: p.ObjectType, ObjectID: p.ObjectID, Data: p.Data,
+			})
+		}
+		rec.Memberships = append(rec.Memberships, m)
+	}
+	find = membershipFinder(rec.Memberships)
+	for i := range old {
+		if find(&old[i]) < 0 {
+			a.takeBack(&old[i], r.Subkey)
+		}
+	}
+	for i := range r.Lookups {
+		l := &r.Lookups[i]
+		c := storage.Contribution{Lookup: l.Key, Hash: l.Hash}
+		rec.Lookups = append(rec.Lookups, c)
+		if !slices.Contains(oldLookups, c) {
+			a.batch.Lookups = append(a.batch.Lookups, storage.LookupWrite{Lookup: l.Key, Row: r.Subkey, Values: l.Values})
+			a.bytes += len(l.Values)
+		}
+	}
+	for _, c := range oldLookups {
+		if !slices.ContainsFunc(r.Lookups, func(l Lookup) bool { return l.Key == c.Lookup }) {
+			a.withdraw(c.Lookup, r.Subkey)
+		}
+	}
+	return rec
+}
+
+// membershipFinder returns a search for the entry with a membership's bucket and
+// object: its position, or -1. Rows in many buckets get an index.
+func membershipFinder(list []storage.Membership) func(*storage.Membership) int {
+	type key struct {
+		bucket   storage.BucketKey
+		typ, obj string
+	}
+	if len(list) <= 16 {
+		return func(m *storage.Membership) int {
+			for i := range list {
+				if list[i].Bucket == m.Bucket && list[i].ObjectID == m.ObjectID && list[i].ObjectType == m.ObjectType {
+					return i
+				}
+			}
+			return -1
+		}
+	}
+	index := make(map[key]int, len(list))
+	for i := range list {
+		index[key{list[i].Bucket, list[i].ObjectType, list[i].ObjectID}] = i
+	}
+	return func(m *storage.Membership) int {
+		if i, ok := index[key{m.Bucket, m.ObjectType, m.ObjectID}]; ok {
+			return i
+		}
+		return -1
+	}
+}
+
+func (a *Applier) emit(b storage.BucketKey, op bucket.Op) bucket.OpID {
+	op.ID = a.next
+	a.next++
+	a.batch.Ops = append(a.batch.Ops, storage.BucketOp{Bucket: b, Op: op})
+	a.bytes += len(op.Data) + len(op.ObjectID) + 64
+	return op.ID
+}
+
+func (a *Applier) takeBack(m *storage.Membership, s bucket.Subkey) {
+	if !a.eval.live(m.Bucket.Def) {
+		return
+	}
+	a.emit(m.Bucket, bucket.Op{
+		Kind: bucket.Remove, Checksum: bucket.RemoveChecksum(s), Subkey: s,
+		ObjectType: m.ObjectType, ObjectID: m.ObjectID,
+	})
+}
+
+func (a *Applier) withdraw(k storage.LookupKey, s bucket.Subkey) {
+	if a.eval.live(k.Def) {
+		a.batch.Lookups = append(a.batch.Lookups, storage.LookupWrite{Lookup: k, Row: s})
+	}
+}
+
+// remove takes back everything of a row.
+func (a *Applier) remove(t *Table, ref storage.RowRef) error {
+	a.backfill.touch(ref)
+	rec, err := a.record(ref)
+	if err != nil || rec == nil {
+		return err
+	}
+	if rec.Copies > 0 {
+		fewer := *rec
+		fewer.Copies--
+		a.setRecord(ref, &fewer)
+		return nil
+	}
+	a.removeRecord(t, ref, rec)
+	return nil
+}
+
+func (a *Applier) removeRecord(t *Table, ref storage.RowRef, rec *storage.RowRecord) {
+	s := bucket.SubkeyFor(t.evaluator.secret, uint32(t.ID), string(ref.Key))
+	for i := range rec.Memberships {
+		a.takeBack(&rec.Memberships[i], s)
+	}
+	for _, c := range rec.Lookups {
+		a.withdraw(c.Lookup, s)
+	}
+	a.setRecord(ref, nil)
+}
+
+// truncate removes every row of a table.
+func (a *Applier) truncate(t *Table, commit CommitFunc) error {
+	a.backfill.touchAll(t.ID)
+	// What waits is committed first, so that RowsOf sees it.
+	if a.Pending() {
+		if err := a.commit(commit); err != nil {
+			return err
+		}
+	}
+	return a.rows.RowsOf(t.ID, func(key source.RowKey, rec *storage.RowRecord) error {
+		a.removeRecord(t, storage.RowRef{Table: t.ID, Key: key}, rec)
+		return a.commitIfFull(commit)
+	})
+}
+
+// ErrWindow says that a chunk has to be read again: what happened between its
+// watermarks cannot be reconciled with it.
+var ErrWindow = errors.New("the chunk must be read again")
