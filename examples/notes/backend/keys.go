@@ -31,7 +31,7 @@ type signer struct {
 func parseKey(text string) (jose.JSONWebKey, error) {
 	text = strings.TrimSpace(text)
 	if text == "" {
-		return jose.JSONWebKey{}, errors.New("no private key: run `millrace keygen` and set NOTES_PRIVATE_KEY to what it prints")
+		return jose.JSONWebKey{}, errors.New("no private key: run `millrace keygen` and set POWERSYNC_PRIVATE_KEY to what it prints")
 	}
 	if !strings.HasPrefix(text, "{") {
 		raw, err := base64.RawURLEncoding.DecodeString(strings.NewReplacer("+", "-", "/", "_", "=", "").Replace(text))

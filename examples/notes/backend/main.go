@@ -58,7 +58,7 @@ func parseSettings(args []string, env func(string) string, usage io.Writer) (set
 	if f.NArg() > 0 {
 		return settings{}, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
-	s.database, s.key = env("NOTES_DATABASE_URL"), env("NOTES_PRIVATE_KEY")
+	s.database, s.key = env("NOTES_DATABASE_URL"), env("POWERSYNC_PRIVATE_KEY")
 	if s.database == "" {
 		return settings{}, errors.New("no database: set NOTES_DATABASE_URL, for example postgresql://notes_backend@127.0.0.1:5432/notes")
 	}
