@@ -1,0 +1,195 @@
+// Package config reads powersync.yaml, the service's configuration file, into a
+// Config. It is an edge: it reads the environment and files. cmd/millrace calls
+// Load once; internal/server receives the Config and hands its parts on.
+//
+// Invariants:
+//   - Every mistake in the file is reported at once, each with its place.
+//   - A Config that Load returns is complete and checked: whoever reads it need not
+//     check it again, nor may anyone change it.
+//   - No secret of the file or the environment is printed, neither by a Config nor
+//     by a Problem: Problems show only those parts of a line that are known to be
+//     public.
+//
+// A few keys of the PowerSync Service are read and checked but mean nothing here:
+// metadata, parameters, migrations.disable_auto_migration,
+// telemetry.disable_telemetry_sharing and telemetry.internal_service_endpoint (no
+// telemetry is ever sent), api.parameters.bucket_count_cache_ttl_minutes, and a
+// connection's id. Keys whose function is still to come are reported by a warning.
+package config
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/millrace-sync/millrace/internal/streams"
+)
+
+// Config is a checked configuration. It is immutable by convention.
+type Config struct {
+	// File names the document it came from, as in diagnostics.
+	File       string
+	Connection Connection
+	Storage    Storage
+	// Port is the port to serve on; 0 means any free one.
+	Port       int
+	Sync       Sync
+	ClientAuth ClientAuth
+	API        API
+	Telemetry  Telemetry
+	Probes     Probes
+	Logging    Logging
+}
+
+// SSLMode says how a connection to Postgres is protected.
+type SSLMode string
+
+// The ways of protecting a connection.
+const (
+	// VerifyFull checks the server's certificate and that it is for the host name.
+	VerifyFull SSLMode = "verify-full"
+	// VerifyCA checks that the certificate descends from Connection.CACert.
+	VerifyCA SSLMode = "verify-ca"
+	// DisableSSL neither encrypts nor checks.
+	DisableSSL SSLMode = "disable"
+)
+
+// Connection is the way to a Postgres database.
+type Connection struct {
+	// Tag is the connection's name in a sync config's table names.
+	Tag string
+	// Host is a name, an address, or the directory of a Unix socket if it starts
+	// with a slash; Password may be empty only in the last case.
+	Host     string
+	Port     int
+	User     string
+	Password Secret
+	Database string
+	SSLMode  SSLMode
+	// CACert, ClientCert and ClientKey are PEM; empty means not given. CACert is
+	// given if SSLMode is VerifyCA; ClientCert and ClientKey come together.
+	CACert     string
+	ClientCert string
+	ClientKey  Secret
+	// ServerName overrides Host in the check of the certificate.
+	ServerName     string
+	RejectIPRanges IPRanges
+	// SlotPrefix begins the names of the replication slots.
+	SlotPrefix string
+	// MaxPoolSize bounds the connections other than the replication stream's.
+	MaxPoolSize    int
+	ConnectTimeout time.Duration
+	// SnapshotTimeout bounds the silence of a connection that reads a table.
+	SnapshotTimeout time.Duration
+	// Heartbeat is the interval of the messages that let the slot advance while the
+	// database is quiet.
+	Heartbeat time.Duration
+}
+
+// IPRanges are addresses that may not be connected to.
+type IPRanges struct {
+	// Local means every address that is not public: loopback, private, link-local.
+	Local    bool
+	Prefixes []netip.Prefix
+}
+
+// Storage is where the embedded store keeps its data.
+type Storage struct {
+	// Path is a directory, relative to the working directory unless absolute.
+	Path string
+}
+
+// Sync is the sync config and what to do when it is wrong.
+type Sync struct {
+	Source streams.Source
+	// ExitOnError ends the process if the sync config does not compile; otherwise it
+	// goes on serving the one deployed before.
+	ExitOnError bool
+}
+
+// ClientAuth says which tokens clients may use.
+type ClientAuth struct {
+	// Audience lists the accepted audiences; if empty, no token is accepted.
+	Audience []string
+	// Keys are the keys written into the file.
+	Keys []Key
+	// JWKSURIs are where more keys are fetched from; http or https.
+	JWKSURIs []string
+	// BlockLocalJWKS refuses to fetch keys from addresses that are not public.
+	BlockLocalJWKS bool
+	RejectIPRanges IPRanges
+	// Supabase accepts the tokens of Supabase Auth: SupabaseJWKSURI is where its
+	// keys are, or empty if the connection's host does not name the project.
+	Supabase        bool
+	SupabaseJWKSURI string
+	// SupabaseJWTSecret is the shared HS256 secret, as text; empty means none.
+	SupabaseJWTSecret Secret
+}
+
+// Key is one key of client_auth.jwks.keys. Its form has been checked: the members
+// that its kty needs are there and are base64url of a fitting length.
+type Key struct {
+	// JWK is the key as a JSON object, without private members.
+	JWK Secret
+	// Path, File, Line and Column say where the key is written.
+	Path, File   string
+	Line, Column int
+}
+
+// API holds the admin tokens and the limits.
+type API struct {
+	Tokens []Secret
+	Limits Limits
+}
+
+// Limits are the service's limits; 0 means not set, so that the default applies.
+type Limits struct {
+	Connections           int
+	DataFetches           int
+	BucketsPerConnection  int
+	ParameterQueryResults int
+	// CheckpointRequestRetention is how long a checkpoint request is kept at least;
+	// never 0.
+	CheckpointRequestRetention time.Duration
+}
+
+// Telemetry says where metrics are served; nothing is ever sent.
+type Telemetry struct {
+	// PrometheusPort is 0 if metrics are not wanted.
+	PrometheusPort int
+}
+
+// Probes says how health is shown.
+type Probes struct {
+	HTTP       bool
+	Filesystem bool
+}
+
+// Logging says how the log is written.
+type Logging struct {
+	Level slog.Level
+	// JSON writes one JSON object a line, otherwise key=value text.
+	JSON bool
+}
+
+// LogValue shows what identifies a configuration, and no secret.
+func (c *Config) LogValue() slog.Value {
+	return slog.GroupValue(
+		slog.String("file", c.File),
+		slog.Int("port", c.Port),
+		slog.Group("connection",
+			slog.String("host", c.Connection.Host),
+			slog.Int("port", c.Connection.Port),
+			slog.String("database", c.Connection.Database),
+			slog.String("user", c.Connection.User),
+			slog.String("sslmode", string(c.Connection.SSLMode))),
+		slog.String("storage", c.Storage.Path),
+		slog.String("sync_config", c.Sync.Source.File),
+		slog.Int("keys", len(c.ClientAuth.Keys)),
+		slog.Int("jwks_uris", len(c.ClientAuth.JWKSURIs)),
+		slog.Int("api_tokens", len(c.API.Tokens)),
+	)
+}
+
+// String shows what LogValue shows.
+func (c *Config) String() string { return c.LogValue().String() }
