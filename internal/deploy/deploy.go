@@ -36,7 +36,7 @@ type Diff struct {
 	// New holds the positions in Definitions that the store lacks or has not
 	// completed.
 	New []int
-	// Drop holds the stored definitions that the plan does not have.
+	// Drop holds the stored definitions that the plan does not have, and the stale ones.
 	Drop []storage.DefinitionID
 }
 
@@ -44,10 +44,14 @@ type Diff struct {
 // first id never given out.
 func Compare(stored []storage.Definition, plan *streams.Plan, nextID storage.DefinitionID) Diff {
 	byHash := make(map[string]storage.Definition, len(stored))
+	var diff Diff
 	for _, d := range stored {
+		if d.State == storage.Stale {
+			diff.Drop = append(diff.Drop, d.ID)
+			continue
+		}
 		byHash[d.Hash] = d
 	}
-	var diff Diff
 	for i, d := range plan.Definitions {
 		def, ok := byHash[d.Hash]
 		if !ok {
@@ -74,7 +78,7 @@ func New(plan *streams.Plan, defs []storage.Definition, epoch string) *Deploy {
 	for i, def := range defs {
 		d.IDs = append(d.IDs, def.ID)
 		d.position[def.ID] = i
-		d.prefixes = append(d.prefixes, epoch+strconv.FormatUint(uint64(def.ID), 10)+"#"+def.Label)
+		d.prefixes = append(d.prefixes, epoch+"."+strconv.FormatUint(uint64(def.ID), 10)+"#"+def.Label)
 	}
 	return d
 }

@@ -125,6 +125,7 @@ type DefinitionState uint8
 const (
 	Backfilling DefinitionState = iota + 1 // its tables are being read; nothing of it is served
 	Serving                                // complete as of the last checkpoint
+	Stale                                  // changes were missed: served until its replacement is complete
 )
 
 // Definition is one bucket source or lookup index that the store holds data of.

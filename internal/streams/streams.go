@@ -217,3 +217,11 @@ type LimitError struct {
 }
 
 func (e *LimitError) Error() string { return "too many " + e.What }
+
+// Setting names the key of the configuration that sets the limit.
+func (e *LimitError) Setting() string {
+	if e.What == "buckets" {
+		return "api.parameters.max_buckets_per_connection"
+	}
+	return "api.parameters.max_parameter_query_results"
+}

@@ -1,0 +1,279 @@
+// Package httpapi serves the sync protocol over HTTP: routes, streaming, limits,
+// probes. It holds the sockets and clocks of sessions; what they send is decided
+// by package session.
+//
+// Invariants:
+//   - Every refusal has the documented status, code and body, and harms nobody else.
+//   - A stream holds no encoding buffer and no storage snapshot while it waits.
+//   - A client that does not read is cut off after writeTimeout; until then it costs
+//     one buffer.
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/millrace-sync/millrace/internal/auth"
+	"github.com/millrace-sync/millrace/internal/checkpoint"
+	"github.com/millrace-sync/millrace/internal/deploy"
+	"github.com/millrace-sync/millrace/internal/session"
+	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/streams"
+	"github.com/millrace-sync/millrace/protocol"
+)
+
+// Snapshot is a view of the store that has to be closed.
+type Snapshot interface {
+	session.View
+	Close() error
+}
+
+// Store is what sessions read.
+type Store interface {
+	Snapshot() (Snapshot, error)
+	WriteCheckpoint(user string) (storage.WriteCheckpoint, bool, error)
+}
+
+// Deploys tells which deploy is current.
+type Deploys interface {
+	// Current returns the deploy that sessions are to use, nil if there is none yet,
+	// and a channel that is closed when another takes its place.
+	Current() (*deploy.Deploy, <-chan struct{})
+}
+
+// WriteCheckpoints gives out write checkpoints.
+type WriteCheckpoints interface {
+	// Request returns a new write checkpoint of the user: the next number, or if
+	// atLeast is set the greater of it and the one stored.
+	Request(ctx context.Context, user string, atLeast uint64) (uint64, error)
+}
+
+// Health says how the process is doing.
+type Health interface {
+	// Status returns whether initial work is done, whether all is well now, and the
+	// last sign of life of replication, with the reason if not all is well.
+	Status() Status
+}
+
+// Status is the state that the probes show.
+type Status struct {
+	Started bool
+	Ready   bool
+	Touched time.Time
+	// Reason says what is wrong when Ready is false, for the operator.
+	Reason string
+}
+
+// Config is what a Handler needs.
+type Config struct {
+	Verifier         *auth.Verifier
+	Store            Store
+	Hub              *checkpoint.Hub
+	Deploys          Deploys
+	WriteCheckpoints WriteCheckpoints
+	Health           Health
+	Limits           streams.Limits
+	// Connections bounds the open streams.
+	Connections int
+	// Draining is closed when the process is to stop: streams end, requests get 503.
+	Draining <-chan struct{}
+	Log      *slog.Logger
+}
+
+// The bounds of a request and of a client's patience.
+const (
+	maxBody      = 1 << 20
+	readTimeout  = 30 * time.Second // for a request's body
+	writeTimeout = 60 * time.Second // for one write to a client that does not read
+)
+
+// Handler serves all routes.
+type Handler struct {
+	Config
+	slots   chan struct{} // one token for each open stream
+	buffers sync.Pool     // *[]byte
+}
+
+// New returns a Handler.
+func New(c Config) *Handler {
+	return &Handler{
+		Config:  c,
+		slots:   make(chan struct{}, c.Connections),
+		buffers: sync.Pool{New: func() any { return new([]byte) }},
+	}
+}
+
+// ServeHTTP dispatches by path. Unknown paths and methods get the documented 404.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Access-Control-Allow-Origin", "*")
+	w.Header().Set("Access-Control-Expose-Headers", "Content-Type")
+	if r.Method == http.MethodOptions {
+		preflight(w, r)
+		return
+	}
+	switch route := r.Method + " " + r.URL.Path; route {
+	case "GET /probes/startup":
+		h.probe(w, func(s Status) bool { return s.Started })
+		return
+	case "GET /probes/readiness":
+		h.probe(w, func(s Status) bool { return s.Ready })
+		return
+	case "GET /probes/liveness":
+		h.probe(w, func(s Status) bool { return time.Since(s.Touched) <= livenessLimit })
+		return
+	}
+	select {
+	case <-h.Draining:
+		h.fail(w, r, protocol.Errorf(protocol.ShuttingDown, "The service is stopping; try again."))
+		return
+	default:
+	}
+	switch route := r.Method + " " + r.URL.Path; route {
+	case "POST /sync/stream":
+		h.stream(w, r)
+	case "GET /write-checkpoint2.json":
+		h.writeCheckpoint(w, r)
+	case "POST /sync/checkpoint-request":
+		h.checkpointRequest(w, r)
+	default:
+		e := protocol.Errorf(protocol.RouteNotFound, "The path does not exist on this server")
+		e.Details = fmt.Sprintf("The path %s was not found for method %s", r.URL.Path, r.Method)
+		h.fail(w, r, e)
+	}
+}
+
+// preflight answers a browser that asks what it may send.
+func preflight(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Access-Control-Request-Method") == "" {
+		http.Error(w, "Invalid Preflight Request", http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Access-Control-Allow-Methods", "GET, HEAD, POST")
+	w.Header().Set("Access-Control-Allow-Headers", "Content-Type, Authorization, User-Agent, X-User-Agent")
+	w.Header().Set("Access-Control-Max-Age", "3600")
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// livenessLimit is how long replication may give no sign of life.
+const livenessLimit = 10 * time.Second
+
+func (h *Handler) probe(w http.ResponseWriter, ok func(Status) bool) {
+	s := h.Health.Status()
+	status := http.StatusOK
+	if !ok(s) {
+		status = http.StatusBadRequest
+	}
+	answer(w, status, struct {
+		Ready   bool   `json:"ready"`
+		Started bool   `json:"started"`
+		Touched string `json:"touched_at"`
+		Reason  string `json:"reason,omitempty"`
+	}{s.Ready, s.Started, s.Touched.UTC().Format("2006-01-02T15:04:05.000Z"), s.Reason})
+}
+
+func answer(w http.ResponseWriter, status int, body any) {
+	b, err := json.Marshal(body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	reply(w, status, b)
+}
+
+// reply writes a JSON body. An error in writing means that the client has gone.
+func reply(w http.ResponseWriter, status int, body []byte) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write(body)
+}
+
+// fail answers with an error: a *protocol.Error as it is, anything else as an
+// internal one, whose cause is for the log only.
+func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	e := protocol.AsError(err)
+	switch {
+	case e.Status == http.StatusInternalServerError:
+		h.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	case e.Status != http.StatusNotFound:
+		h.Log.Info("request refused", "method", r.Method, "path", r.URL.Path, "status", e.Status, "code", e.Code,
+			"reason", err, "user_agent", userAgent(r))
+	}
+	reply(w, e.Status, e.AppendJSON(nil))
+}
+
+func userAgent(r *http.Request) string {
+	if a := r.Header.Get("X-User-Agent"); a != "" {
+		return a
+	}
+	return r.UserAgent()
+}
+
+// body reads a request's body within its limits.
+func body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	rc := http.NewResponseController(w)
+	// Errors mean that the server cannot set deadlines, as in tests.
+	_ = rc.SetReadDeadline(time.Now().Add(readTimeout))
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	_ = rc.SetReadDeadline(time.Time{})
+	if err != nil {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+			return nil, protocol.Errorf(protocol.BodyTooLarge, "Request body is too large: the limit is %d bytes", maxBody)
+		}
+		return nil, protocol.Errorf(protocol.BodyNotJSON, "Request body could not be read: %v", err)
+	}
+	return b, nil
+}
+
+func (h *Handler) writeCheckpoint(w http.ResponseWriter, r *http.Request) {
+	claims, err := h.Verifier.Verify(r.Context(), r.Header.Get("Authorization"))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	id, err := h.WriteCheckpoints.Request(r.Context(), userKey(claims, r.URL.Query().Get("client_id")), 0)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	reply(w, http.StatusOK, protocol.AppendWriteCheckpoint(nil, id))
+}
+
+func (h *Handler) checkpointRequest(w http.ResponseWriter, r *http.Request) {
+	b, err := body(w, r)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	req, err := protocol.DecodeCheckpointRequest(b)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	claims, err := h.Verifier.Verify(r.Context(), r.Header.Get("Authorization"))
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	id, err := h.WriteCheckpoints.Request(r.Context(), userKey(claims, req.ClientID), req.ID)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	reply(w, http.StatusOK, protocol.AppendCheckpointRequested(nil, id))
+}
+
+// userKey names whom a write checkpoint belongs to: the user, or the user's client.
+func userKey(c *auth.Claims, clientID string) string {
+	if clientID == "" {
+		return c.Subject
+	}
+	return strings.Join([]string{c.Subject, clientID}, "/")
+}

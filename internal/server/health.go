@@ -1,0 +1,69 @@
+package server
+
+import (
+	"sync"
+	"time"
+
+	"github.com/millrace-sync/millrace/internal/httpapi"
+)
+
+// stalled is how long replication may make no progress before the process calls
+// itself not ready. The source is heard from at least every keepalive, far more often.
+const stalled = 60 * time.Second
+
+// health gathers the signs of life that the probes show.
+type health struct {
+	mu      sync.Mutex
+	serving bool      // a deploy is current
+	touched time.Time // the replicator's last step
+	moved   time.Time // the source was last heard from
+	reason  string    // why replication does not go on; "" if it does
+}
+
+func newHealth(now time.Time) *health {
+	return &health{touched: now, reason: "replication has not started"}
+}
+
+// touch notes that the replicator is alive.
+func (h *health) touch(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.touched = now
+}
+
+// progress notes that the source was heard from.
+func (h *health) progress(now time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.touched, h.moved, h.reason = now, now, ""
+}
+
+// trouble notes why replication does not go on.
+func (h *health) trouble(reason string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.reason = reason
+}
+
+func (h *health) setServing() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.serving = true
+}
+
+// Status implements httpapi.Health.
+func (h *health) Status() httpapi.Status {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := httpapi.Status{Started: h.serving, Touched: h.touched, Reason: h.reason}
+	switch {
+	case h.reason != "":
+	case time.Since(h.moved) > stalled:
+		s.Reason = "replication has made no progress for " + time.Since(h.moved).Round(time.Second).String()
+	case !h.serving:
+		s.Reason = "the first backfill is under way"
+	default:
+		s.Ready = true
+	}
+	return s
+}
