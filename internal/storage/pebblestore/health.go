@@ -1,0 +1,159 @@
+package pebblestore
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+
+	"github.com/millrace-sync/millrace/internal/storage"
+)
+
+// formatMajorVersion is Pebble's format on disk. Raising it cannot be undone.
+const formatMajorVersion = pebble.FormatTableFormatV6
+
+// health notices when Pebble can no longer write. Pebble ends the process then, as
+// its state in memory may differ from what is on disk; this ends only the
+// goroutine that met the failure, and lets no write begin after it.
+//
+// It is Pebble's Logger.
+type health struct {
+	log    *slog.Logger
+	failed chan struct{} // closed after cause is set
+
+	mu    sync.Mutex
+	cause error
+}
+
+func newHealth(log *slog.Logger) *health {
+	return &health{log: log, failed: make(chan struct{})}
+}
+
+// err returns ErrFailed with its cause and remedy, or nil.
+func (h *health) err() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.cause
+}
+
+func (h *health) fail(cause error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.cause != nil {
+		return
+	}
+	remedy := "check the disk, then start again"
+	if errors.Is(cause, syscall.ENOSPC) {
+		remedy = "the disk is full: make room on it, then start again; nothing acknowledged is lost"
+	}
+	h.cause = fmt.Errorf("%w: %s: %w", storage.ErrFailed, remedy, cause)
+	h.log.Error("storage failed", "error", h.cause)
+	close(h.failed)
+}
+
+// guard calls f, which is a call of Pebble that writes, in a goroutine of its own
+// and returns when it is done, or as soon as the store has failed: f may then
+// wait forever for a flush that cannot succeed, and is left behind for the short
+// rest of the process.
+func (h *health) guard(f func() error) error {
+	if err := h.err(); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() {
+		err := errors.New("goroutine ended") // by Fatalf, which set the cause
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("pebble: %v", p)
+				if e, ok := p.(error); ok {
+					err = e
+				}
+				h.fail(err)
+			}
+			done <- err
+		}()
+		err = f()
+	}()
+	select {
+	case err := <-done:
+		// Pebble reports a failed commit to Fatalf only.
+		if failed := h.err(); failed != nil {
+			return failed
+		}
+		return err
+	case <-h.failed:
+		return h.err()
+	}
+}
+
+// Infof implements pebble.Logger. Pebble tells of each flush and compaction.
+func (h *health) Infof(string, ...any) {}
+
+// Errorf implements pebble.Logger. After a failure Pebble goes on trying, and
+// telling.
+func (h *health) Errorf(format string, args ...any) {
+	if h.err() == nil {
+		h.log.Error("storage: " + fmt.Sprintf(format, args...))
+	}
+}
+
+// Fatalf implements pebble.Logger.
+func (h *health) Fatalf(format string, args ...any) {
+	cause := fmt.Errorf("pebble: "+format, args...)
+	for _, a := range args {
+		if err, ok := a.(error); ok {
+			cause = fmt.Errorf("pebble: %w", err)
+		}
+	}
+	h.fail(cause)
+	runtime.Goexit()
+}
+
+func pebbleOptions(opts Options, lock *pebble.Lock, h *health) *pebble.Options {
+	o := &pebble.Options{
+		FS:                 opts.FS,
+		Lock:               lock,
+		Logger:             h,
+		Comparer:           comparer(),
+		FormatMajorVersion: formatMajorVersion,
+		CacheSize:          opts.CacheSize,
+		MemTableSize:       uint64(opts.MemTableSize),
+		// Room for bursts while a flush is under way.
+		MemTableStopWritesThreshold: 4,
+		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
+		L0CompactionThreshold:       2,
+		L0StopWritesThreshold:       1000,
+		EventListener: &pebble.EventListener{
+			// Without flushes commits would soon wait forever.
+			FlushEnd: func(info pebble.FlushInfo) {
+				if info.Err != nil {
+					h.fail(fmt.Errorf("write a table: %w", info.Err))
+				}
+			},
+			// Only a full disk: a table that cannot be read must not stop the rest.
+			CompactionEnd: func(info pebble.CompactionInfo) {
+				if errors.Is(info.Err, syscall.ENOSPC) {
+					h.fail(fmt.Errorf("compact tables: %w", info.Err))
+				}
+			},
+			DataCorruption: func(info pebble.DataCorruptionInfo) {
+				h.Errorf("%s", info)
+			},
+		},
+	}
+	for i := range o.Levels {
+		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		o.Levels[i].BlockSize = 16 << 10
+		o.Levels[i].IndexBlockSize = 64 << 10
+	}
+	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionFastest })
+	// Dropped definitions are large ranges: give their space back soon.
+	o.FlushDelayDeleteRange = 10 * time.Second
+	return o
+}
