@@ -305,22 +305,47 @@ func (s *Store) recover(ctx context.Context) error {
 	if err := s.rollback(ctx); err != nil {
 		return fmt.Errorf("take back an unfinished transaction: %w", err)
 	}
-	if err := s.loadDefinitions(); err != nil {
-		return err
-	}
-	s.recovered.NextOp, s.recovered.NextDefinition, s.recovered.Checkpoint = w.nextOp, w.nextDef, w.checkpoint
-	return nil
+	s.recovered, err = s.state()
+	return err
 }
 
-// loadDefinitions fills Recovered's definitions and deploys.
-func (s *Store) loadDefinitions() error {
+// Recovered returns what the store held when it was opened.
+func (s *Store) Recovered() storage.Recovered { return s.recovered }
+
+// Recover takes back every batch since the last one with Publish, as Open does,
+// and returns what the store then holds: the writer calls it before it starts, and
+// before it starts again after a failure of the source.
+func (s *Store) Recover(ctx context.Context) (storage.Recovered, error) {
+	if err := s.Discard(ctx); err != nil {
+		return storage.Recovered{}, err
+	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return s.state()
+}
+
+// state is what Recovered returns, as of now.
+func (s *Store) state() (storage.Recovered, error) {
+	w := &s.writer
+	r := storage.Recovered{
+		Epoch: s.recovered.Epoch, Secret: s.recovered.Secret,
+		NextOp: w.nextOp, NextDefinition: w.nextDef, Checkpoint: w.checkpoint,
+	}
+	if err := s.loadDefinitions(&r); err != nil {
+		return storage.Recovered{}, fmt.Errorf("load definitions: %w", err)
+	}
+	return r, nil
+}
+
+// loadDefinitions fills r's definitions and deploys.
+func (s *Store) loadDefinitions(r *storage.Recovered) error {
 	err := s.scan([]byte{spaceDefinition}, []byte{spaceDefinition + 1}, func(key, value []byte) error {
 		id, err := definitionOf(key)
 		if err != nil {
 			return err
 		}
 		def, err := decodeDefinition(id, value)
-		s.recovered.Definitions = append(s.recovered.Definitions, def)
+		r.Definitions = append(r.Definitions, def)
 		return err
 	})
 	if err != nil {
@@ -331,13 +356,10 @@ func (s *Store) loadDefinitions() error {
 			return fmt.Errorf("deploy key of %d bytes: %w", len(key), storage.ErrCorrupt)
 		}
 		d, err := decodeDeploy(binary.BigEndian.Uint64(key[1:]), value)
-		s.recovered.Deploys = append(s.recovered.Deploys, d)
+		r.Deploys = append(r.Deploys, d)
 		return err
 	})
 }
-
-// Recovered returns what the store held when it was opened.
-func (s *Store) Recovered() storage.Recovered { return s.recovered }
 
 // DurableLSN returns the LSN of the newest checkpoint that survives a crash: what
 // may be confirmed to the source.
