@@ -1,0 +1,103 @@
+package expr
+
+import (
+	"unicode/utf8"
+
+	"github.com/millrace-sync/millrace/internal/source"
+)
+
+// like is value LIKE pattern [ESCAPE character], in both engines as in SQLite: %
+// stands for any text, _ for one character, ASCII letters match in either case.
+func (c *compiler) like(op string, a []operand) operand {
+	o := c.Options
+	match := func(v []source.Value) (source.Value, error) {
+		escape := rune(-1)
+		if len(v) == 3 {
+			e := textOf(o, v[2])
+			r, size := utf8.DecodeRuneInString(e)
+			if e == "" || size != len(e) {
+				return source.Value{}, badValue("LIKE", "the ESCAPE text %s is not a single character", quoteShort(e))
+			}
+			escape = r
+		}
+		pattern := textOf(o, v[1])
+		if len(pattern) > MaxLikePattern {
+			return source.Value{}, tooLarge("LIKE", "the pattern is longer than %d bytes", MaxLikePattern)
+		}
+		is, err := matchLike(textOf(o, v[0]), pattern, escape)
+		return source.Bool(is), err
+	}
+	res := operand{run: func(in []source.Value) (source.Value, error) {
+		var values [3]source.Value
+		for i := range a {
+			v, err := a[i].run(in)
+			if err != nil || v.IsNull() {
+				return source.Value{}, err
+			}
+			values[i] = v
+		}
+		return match(values[:len(a)])
+	}}
+	return c.negate(op, res)
+}
+
+// matchLike matches from the left; when it fails it goes back to the last % and
+// lets that take one more character.
+func matchLike(s, pattern string, escape rune) (bool, error) {
+	i, p := 0, 0
+	starI, starP := -1, -1
+	for steps := 0; ; steps++ {
+		if steps > MaxLikeSteps {
+			return false, tooLarge("LIKE", "matching takes more than %d steps", MaxLikeSteps)
+		}
+		if p < len(pattern) {
+			c, size := utf8.DecodeRuneInString(pattern[p:])
+			if c == '%' && c != escape {
+				p += size
+				starI, starP = i, p
+				continue
+			}
+			if i < len(s) && matchOne(s, pattern, escape, &i, &p) {
+				continue
+			}
+		} else if i == len(s) {
+			return true, nil
+		}
+		if starI < 0 || starI >= len(s) {
+			return false, nil
+		}
+		_, size := utf8.DecodeRuneInString(s[starI:])
+		starI += size
+		i, p = starI, starP
+	}
+}
+
+// matchOne matches one character of s against one of the pattern, which is no %.
+func matchOne(s, pattern string, escape rune, i, p *int) bool {
+	c, csize := utf8.DecodeRuneInString(s[*i:])
+	w, wsize := utf8.DecodeRuneInString(pattern[*p:])
+	if w == escape {
+		n := *p + wsize
+		if n >= len(pattern) {
+			return false
+		}
+		var size int
+		w, size = utf8.DecodeRuneInString(pattern[n:])
+		wsize += size
+	} else if w == '_' {
+		w = c
+	}
+	if foldASCII(c) != foldASCII(w) {
+		return false
+	}
+	*i += csize
+	*p += wsize
+	return true
+}
+
+func foldASCII(r rune) rune {
+	if r >= 'A' && r <= 'Z' {
+		return r + 32
+	}
+	return r
+}
