@@ -1,0 +1,42 @@
+# The commands of this repository, for people and CI alike.
+
+# Packages with goroutines of their own, quick enough to run under the race detector.
+RACE = ./internal/checkpoint/... ./internal/session/... ./internal/httpapi/... ./internal/auth/...
+
+.DEFAULT_GOAL = help
+.PHONY: help demo test build lint fmt clean
+
+help:
+	@echo 'make demo    run the notes app, prove the three checks, keep it running'
+	@echo 'make test    run every test, installing what it needs'
+	@echo 'make build   build the binaries into bin/'
+	@echo 'make lint    check formatting, vet, staticcheck'
+	@echo 'make fmt     format the Go code'
+	@echo 'make clean   remove what demo and build have made'
+
+demo: build
+	@scripts/deps postgres node
+	@bin/notes-demo
+
+test:
+	@scripts/deps postgres node race
+	go test ./...
+	go test -race $(RACE)
+
+build:
+	go build -o bin/millrace ./cmd/millrace
+	go build -o bin/notes-backend ./examples/notes/backend
+	go build -o bin/notes-demo ./examples/notes/demo
+
+lint:
+	@unformatted=$$(find . -name '*.go' -not -path '*/node_modules/*' -exec gofmt -l {} +); \
+	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt):"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	go tool staticcheck ./...
+
+fmt:
+	@find . -name '*.go' -not -path '*/node_modules/*' -exec gofmt -w {} +
+
+clean:
+	@go run ./examples/notes/demo -remove
+	rm -rf bin examples/notes/terminal/node_modules
