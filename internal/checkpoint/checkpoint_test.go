@@ -1,0 +1,186 @@
+package checkpoint
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/millrace-sync/millrace/internal/bucket"
+	"github.com/millrace-sync/millrace/internal/source"
+	"github.com/millrace-sync/millrace/internal/storage"
+)
+
+func key(i int) storage.BucketKey { return storage.BucketKey{Def: 1, Params: fmt.Sprintf("[%d]", i)} }
+func lookup(i int) storage.LookupKey {
+	return storage.LookupKey{Def: 2, Key: fmt.Sprint(i)}
+}
+
+func at(op int, lsn source.LSN) storage.Checkpoint {
+	return storage.Checkpoint{Op: bucket.OpID(op), LSN: lsn}
+}
+
+func woken(w *Watcher) bool {
+	select {
+	case <-w.C():
+		return true
+	default:
+		return false
+	}
+}
+
+func TestOnlyThoseConcernedAreWoken(t *testing.T) {
+	h := NewHub(at(0, 0))
+	a, b := h.Watch("a"), h.Watch("b")
+	a.Take()
+	b.Take()
+	a.Set([]storage.BucketKey{key(1), key(2)}, nil)
+	b.Set([]storage.BucketKey{key(3)}, []storage.LookupKey{lookup(9)})
+
+	h.Publish(at(1, 10), Changes{Buckets: []storage.BucketKey{key(2), key(7)}})
+	if !woken(a) || woken(b) {
+		t.Fatal("want a woken and b left alone")
+	}
+	c, d := a.Take()
+	if c != at(1, 10) || d.All || d.Lookups || d.Write || !slices.Equal(d.Buckets, []int{1}) {
+		t.Errorf("a took %v %+v, want position 1 at 1@0/A", c, d)
+	}
+
+	h.Publish(at(2, 20), Changes{Lookups: []storage.LookupKey{lookup(9)}})
+	if woken(a) || !woken(b) {
+		t.Fatal("want b woken and a left alone")
+	}
+	if _, d := b.Take(); !d.Lookups || d.All || len(d.Buckets) > 0 {
+		t.Errorf("b took %+v, want lookups", d)
+	}
+}
+
+func TestSlowReaderGetsTheNewestStateOnce(t *testing.T) {
+	h := NewHub(at(0, 0))
+	w := h.Watch("u")
+	w.Take()
+	w.Set([]storage.BucketKey{key(1)}, nil)
+	for i := 1; i <= 1000; i++ {
+		h.Publish(at(i, source.LSN(i)), Changes{Buckets: []storage.BucketKey{key(1)}})
+	}
+	c, d := w.Take()
+	if c.Op != 1000 || !slices.Equal(d.Buckets, []int{0}) {
+		t.Errorf("took %v %+v, want the newest checkpoint and one position", c, d)
+	}
+	if woken(w) || w.Pending() {
+		t.Error("still woken after everything was taken")
+	}
+}
+
+// What is published between Take and Set must not be missed: the watcher does not
+// yet watch the buckets of its new view.
+func TestPublishBetweenTakeAndSet(t *testing.T) {
+	h := NewHub(at(0, 0))
+	w := h.Watch("u")
+	w.Take()
+	h.Publish(at(1, 1), Changes{Buckets: []storage.BucketKey{key(1)}})
+	w.Set([]storage.BucketKey{key(1)}, nil)
+	if !woken(w) {
+		t.Fatal("not woken")
+	}
+	if _, d := w.Take(); !d.All {
+		t.Errorf("took %+v, want All", d)
+	}
+}
+
+func TestProgressWithoutChangesWakesNobodyButWriters(t *testing.T) {
+	h := NewHub(at(0, 0))
+	waits, other := h.Watch("waits"), h.Watch("other")
+	waits.Take()
+	other.Take()
+	waits.Set(nil, nil)
+	other.Set(nil, nil)
+	h.WriteCheckpoint("waits", 50)
+	h.WriteCheckpoint("nobody", 50)
+	h.Publish(at(0, 49), Changes{})
+	if woken(waits) {
+		t.Fatal("woken before the position was reached")
+	}
+	h.Publish(at(0, 50), Changes{})
+	if !woken(waits) || woken(other) {
+		t.Fatal("want exactly the user who waits woken")
+	}
+	if c, d := waits.Take(); !d.Write || c.LSN != 50 {
+		t.Errorf("took %v %+v, want the write checkpoint at 0/32", c, d)
+	}
+	// A request whose position has been reached already is seen at once.
+	h.WriteCheckpoint("waits", 40)
+	if !woken(waits) {
+		t.Error("not woken for a position in the past")
+	}
+}
+
+func TestCloseForgets(t *testing.T) {
+	h := NewHub(at(0, 0))
+	w := h.Watch("u")
+	w.Take()
+	w.Set([]storage.BucketKey{key(1)}, []storage.LookupKey{lookup(1)})
+	w.Close()
+	if len(h.watchers)+len(h.buckets)+len(h.lookups)+len(h.users) != 0 {
+		t.Errorf("left behind: %d watchers, %d buckets, %d lookups, %d users", len(h.watchers), len(h.buckets), len(h.lookups), len(h.users))
+	}
+}
+
+// A watcher that always looks again when it is woken ends with every bucket's
+// newest version, whatever the order of publications, takes and changes of view.
+func TestNothingIsMissed(t *testing.T) {
+	for seed := range uint64(300) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		h := NewHub(at(0, 0))
+		versions := map[storage.BucketKey]int{} // what storage holds
+		w := h.Watch("u")
+		var view []storage.BucketKey
+		seen := map[storage.BucketKey]int{}
+		op := 0
+		look := func() {
+			_, d := w.Take()
+			// Storage may already be ahead of what was published.
+			if d.All || rng.IntN(10) == 0 || view == nil {
+				view = nil
+				for i := range 6 {
+					if rng.IntN(2) == 0 {
+						view = append(view, key(i))
+					}
+				}
+				for _, k := range view {
+					seen[k] = versions[k]
+				}
+				if rng.IntN(3) == 0 {
+					k := key(rng.IntN(6))
+					op++
+					versions[k]++
+					h.Publish(at(op, source.LSN(op)), Changes{Buckets: []storage.BucketKey{k}})
+				}
+				w.Set(view, nil)
+				return
+			}
+			for _, i := range d.Buckets {
+				seen[view[i]] = versions[view[i]]
+			}
+		}
+		look()
+		for range 50 {
+			if rng.IntN(2) == 0 {
+				k := key(rng.IntN(6))
+				op++
+				versions[k]++
+				h.Publish(at(op, source.LSN(op)), Changes{Buckets: []storage.BucketKey{k}})
+			} else if woken(w) {
+				look()
+			}
+		}
+		for woken(w) {
+			look()
+		}
+		for _, k := range view {
+			if seen[k] != versions[k] {
+				t.Fatalf("seed %d: bucket %s seen at version %d of %d", seed, k.Params, seen[k], versions[k])
+			}
+		}
+	}
+}
