@@ -33,13 +33,19 @@ import (
 // Snapshot is a view of the store that has to be closed.
 type Snapshot interface {
 	session.View
-	Close() error
+	Close()
 }
 
 // Store is what sessions read.
 type Store interface {
 	Snapshot() (Snapshot, error)
 	WriteCheckpoint(user string) (storage.WriteCheckpoint, bool, error)
+}
+
+// Verifier checks tokens.
+type Verifier interface {
+	// Verify checks an Authorization header; its errors are *protocol.Error.
+	Verify(ctx context.Context, header string) (*auth.Claims, error)
 }
 
 // Deploys tells which deploy is current.
@@ -74,7 +80,7 @@ type Status struct {
 
 // Config is what a Handler needs.
 type Config struct {
-	Verifier         *auth.Verifier
+	Verifier         Verifier
 	Store            Store
 	Hub              *checkpoint.Hub
 	Deploys          Deploys

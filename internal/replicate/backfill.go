@@ -68,10 +68,11 @@ type Chunk struct {
 	// chunk's snapshot; Next is the first that had not begun.
 	Unseen []source.XID
 	Next   source.XID
-	// Last is the identity of the last row, one text for each key column; Done says
-	// that no rows follow.
-	Last []string
-	Done bool
+	// After and Last are the identities of the row before the first and of the last
+	// row, one text for each key column; nil is the beginning. Done says that no
+	// rows follow.
+	After, Last []string
+	Done        bool
 }
 
 // Backfill sets the definitions that are being backfilled, with the tables that
@@ -119,7 +120,11 @@ func (a *Applier) Merge(id uint64, c *Chunk, commit CommitFunc) error {
 		return fmt.Errorf("chunk %d of %s: no low watermark: %w", id, c.Table.QualifiedName(), ErrWindow)
 	}
 	a.Abandon(id)
-	if why := a.backfill.spoilt(w, c); why != "" {
+	why := a.backfill.spoilt(w, c)
+	if why == "" && !a.backfill.wants(c) {
+		why = "the chunk before it was not merged"
+	}
+	if why != "" {
 		if err := a.applyWaiting(w, func(source.XID) bool { return true }, commit); err != nil {
 			return err
 		}
@@ -152,6 +157,19 @@ func (b *backfill) spoilt(w *window, c *Chunk) string {
 		}
 	}
 	return ""
+}
+
+// wants reports whether a chunk continues where some definition's backfill of its
+// table is.
+func (b *backfill) wants(c *Chunk) bool {
+	for _, d := range b.definitions {
+		for _, p := range d.Tables {
+			if p.Table == c.Table.ID && !p.Done && slices.Equal(p.After, c.After) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (a *Applier) mergeRows(w *window, c *Chunk, commit CommitFunc) error {
@@ -237,7 +255,7 @@ func (a *Applier) progress(c *Chunk) {
 		d.Tables = slices.Clone(d.Tables)
 		for i := range d.Tables {
 			p := &d.Tables[i]
-			if p.Table == c.Table.ID && !p.Done {
+			if p.Table == c.Table.ID && !p.Done && slices.Equal(p.After, c.After) {
 				p.After, p.Done = c.Last, c.Done
 				p.Rows += int64(len(c.Rows))
 				concerned = true

@@ -1,0 +1,509 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/millrace-sync/millrace/internal/checkpoint"
+	"github.com/millrace-sync/millrace/internal/postgres"
+	"github.com/millrace-sync/millrace/internal/replicate"
+	"github.com/millrace-sync/millrace/internal/source"
+	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/storage/pebblestore"
+	"github.com/millrace-sync/millrace/internal/streams"
+)
+
+// Bounds of the replicator.
+const (
+	// eventQueue is how many events the reader may be ahead: transactions, or parts
+	// of one, which postgres bounds in size.
+	eventQueue = 64
+	// groupTxns is how many transactions may share a commit.
+	groupTxns = 512
+	// idleProgress is how often the position is recorded while nothing concerns us.
+	idleProgress = time.Second
+	// maxChangedBuckets is how many changed buckets or lookups are named to the hub
+	// at once; beyond it, every session looks for itself.
+	maxChangedBuckets = 100_000
+)
+
+// replicator brings the source's changes into the store: it connects, backfills
+// what is new, follows the stream, and starts again when the connection is lost.
+type replicator struct {
+	config  postgres.Config
+	plan    *streams.Plan
+	text    string // of the sync config
+	store   *pebblestore.Store
+	hub     *checkpoint.Hub
+	deploys *deploys
+	health  *health
+	log     *slog.Logger
+
+	state *state
+}
+
+// Run replicates until ctx ends. It returns an error only if the store fails.
+func (r *replicator) Run(ctx context.Context) error {
+	delay := minRetry
+	for {
+		started := time.Now()
+		err := r.connectAndFollow(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if errors.Is(err, storage.ErrFailed) || errors.Is(err, storage.ErrCorrupt) {
+			return fmt.Errorf("replicate: %w", err)
+		}
+		if time.Since(started) > maxRetry {
+			delay = minRetry
+		}
+		r.health.trouble(err.Error())
+		r.log.Error("replication stopped; trying again", "error", err, "retry_in", delay)
+		if err := r.pause(ctx, delay); err != nil {
+			return nil
+		}
+		delay = min(2*delay, maxRetry)
+	}
+}
+
+// The bounds of the pause before replication is tried again.
+const (
+	minRetry = 500 * time.Millisecond
+	maxRetry = 10 * time.Second
+)
+
+// pause waits, showing that the process is alive.
+func (r *replicator) pause(ctx context.Context, d time.Duration) error {
+	end := time.NewTimer(d)
+	defer end.Stop()
+	r.health.touch(time.Now())
+	select {
+	case <-end.C:
+		r.health.touch(time.Now())
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// connectAndFollow is one life of the connection to the source.
+func (r *replicator) connectAndFollow(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := r.store.Discard(ctx); err != nil {
+		return fmt.Errorf("take back an unfinished transaction: %w", err)
+	}
+	recovered := r.store.Recovered()
+
+	src, err := postgres.Connect(ctx, r.config)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	slot, err := src.EnsureSlot(ctx)
+	if err != nil {
+		return err
+	}
+	from := recovered.Checkpoint.LSN
+	r.state = prepare(recovered, r.plan, r.text)
+	var stale []storage.Definition
+	if slot.Created && from != 0 && len(recovered.Definitions) > 0 {
+		r.log.Warn("the replication slot was missing and has been created again: changes made meanwhile were missed, so every table is read anew; clients are served the old state until that is done", "slot", r.config.SlotName)
+		stale = r.state.startOver(r.plan, r.text)
+	}
+	if slot.Created {
+		from = slot.Start
+	}
+	f, err := r.newFollower(ctx, src, stale)
+	if err != nil {
+		return err
+	}
+	stream, err := src.OpenStream(ctx, from)
+	if err != nil {
+		return err
+	}
+	return f.run(ctx, stream)
+}
+
+// follower follows one stream.
+type follower struct {
+	*replicator
+	source   *postgres.Source
+	stream   *postgres.Stream
+	applier  *replicate.Applier
+	backfill *backfiller
+	changes  changeSet
+	lsn      source.LSN // everything up to here has been applied
+	saved    source.LSN // of the last commit
+	savedAt  time.Time
+	inTxn    bool
+	txns     int // since the last flush
+}
+
+// newFollower prepares the evaluation of both deploys and what is to be read.
+func (r *replicator) newFollower(ctx context.Context, src *postgres.Source, stale []storage.Definition) (*follower, error) {
+	s := r.state
+	recovered := r.store.Recovered()
+	f := &follower{replicator: r, source: src, lsn: recovered.Checkpoint.LSN, changes: newChangeSet()}
+	eval := replicate.NewEvaluator(recovered.Secret, s.current, s.next)
+	f.applier = replicate.NewApplier(r.store, src.ReadRow(ctx), eval, recovered.NextOp, replicate.DefaultLimits)
+	if s.current != nil {
+		if current, _ := r.deploys.Current(); current == nil {
+			r.deploys.set(s.current)
+			r.health.setServing()
+		}
+	}
+	if s.next == nil {
+		return f, nil
+	}
+	tables, problems, err := src.Tables(ctx, patterns(s.next.Plan))
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range problems {
+		r.log.Error("table cannot be replicated", "problem", p.Error())
+	}
+	for i := range s.new {
+		s.new[i].Tables = tableProgress(&s.new[i], s.next.Plan, tables)
+	}
+	alignProgress(s.new)
+	batch := &storage.Batch{Definitions: append(stale, s.new...), Deploy: &s.record, LSN: f.lsn, Publish: true}
+	if err := r.store.Commit(ctx, batch); err != nil {
+		return nil, fmt.Errorf("store deploy: %w", err)
+	}
+	f.applier.Backfill(s.new)
+	f.backfill = newBackfiller(src, eval, tables, r.log)
+	return f, nil
+}
+
+func patterns(p *streams.Plan) []postgres.Pattern {
+	var list []postgres.Pattern
+	for _, d := range p.Definitions {
+		for _, t := range d.Tables {
+			list = append(list, postgres.Pattern{Schema: t.Schema, Name: t.Name})
+		}
+	}
+	return list
+}
+
+// tableProgress lists the tables that a definition reads, keeping what an earlier
+// backfill has done.
+func tableProgress(def *storage.Definition, plan *streams.Plan, tables []*source.Table) []storage.TableProgress {
+	var list []storage.TableProgress
+	for _, d := range plan.Definitions {
+		if d.Hash != def.Hash {
+			continue
+		}
+		for _, t := range tables {
+			if !slices.ContainsFunc(d.Tables, func(p streams.TablePattern) bool { return p.Matches(t) }) {
+				continue
+			}
+			p := storage.TableProgress{Table: t.ID}
+			for _, had := range def.Tables {
+				if had.Table == t.ID {
+					p = had
+				}
+			}
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// alignProgress makes definitions that read the same table go on together, from
+// where the one furthest behind is: a chunk is read once for all of them.
+func alignProgress(defs []storage.Definition) {
+	least := map[source.TableID]storage.TableProgress{}
+	each := func(f func(*storage.TableProgress)) {
+		for i := range defs {
+			for j := range defs[i].Tables {
+				if p := &defs[i].Tables[j]; !p.Done {
+					f(p)
+				}
+			}
+		}
+	}
+	each(func(p *storage.TableProgress) {
+		if had, ok := least[p.Table]; !ok || p.Rows < had.Rows {
+			least[p.Table] = *p
+		}
+	})
+	each(func(p *storage.TableProgress) { *p = least[p.Table] })
+}
+
+// run follows the stream until it breaks or ctx ends.
+func (f *follower) run(ctx context.Context, stream *postgres.Stream) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	f.stream = stream
+	events := make(chan postgres.Event, eventQueue)
+	done := make(chan struct{}, 2)
+	go func() {
+		defer func() { done <- struct{}{} }()
+		cancel(f.read(ctx, stream, events))
+	}()
+	go func() {
+		defer func() { done <- struct{}{} }()
+		if f.backfill != nil {
+			if err := f.backfill.Run(ctx, f.applier.Backfilling()); err != nil {
+				cancel(err)
+			}
+		}
+	}()
+	err := f.apply(ctx, events)
+	cancel(err)
+	<-done
+	<-done
+	stream.Close()
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return err
+}
+
+func (f *follower) read(ctx context.Context, stream *postgres.Stream, events chan<- postgres.Event) error {
+	for {
+		ev, err := stream.Next(ctx)
+		if err != nil {
+			return err
+		}
+		select {
+		case events <- ev:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// apply applies events as they come. Transactions that are waiting already share a
+// commit; as soon as none waits, what was applied is committed and published.
+func (f *follower) apply(ctx context.Context, events <-chan postgres.Event) error {
+	commit := func(b *storage.Batch) error { return f.commit(ctx, b) }
+	if err := f.switchDeploy(commit); err != nil { // nothing may be new
+		return err
+	}
+	tick := time.NewTicker(idleProgress)
+	defer tick.Stop()
+	for {
+		var ev postgres.Event
+		select {
+		case ev = <-events:
+		default:
+			if err := f.settle(commit); err != nil {
+				return err
+			}
+			select {
+			case ev = <-events:
+			case <-tick.C:
+				f.health.touch(time.Now())
+				if err := f.idle(commit); err != nil {
+					return err
+				}
+				continue
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		if err := f.event(ev, commit); err != nil {
+			return err
+		}
+		if f.txns >= groupTxns {
+			if err := f.settle(commit); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (f *follower) event(ev postgres.Event, commit replicate.CommitFunc) error {
+	f.health.progress(time.Now())
+	switch ev := ev.(type) {
+	case *source.Txn:
+		if err := f.applier.Apply(ev, commit); err != nil {
+			return err
+		}
+		f.inTxn = ev.More
+		for _, m := range ev.Messages {
+			if err := f.message(m, commit); err != nil {
+				return err
+			}
+		}
+		if !ev.More {
+			f.lsn = ev.Commit
+			f.txns++
+		}
+	case *postgres.Relation:
+		if t := f.applier.Bind(ev.Table); t != nil {
+			for _, w := range t.Warnings() {
+				f.log.Warn("sync config does not fit the table", "warning", w.Message, "table", ev.Table.QualifiedName())
+			}
+		}
+	case *postgres.Keepalive:
+		if !f.inTxn {
+			f.lsn = max(f.lsn, ev.LSN)
+		}
+	}
+	return nil
+}
+
+// message acts on a mark that we wrote into the source's log. Marks of another
+// process, or of an earlier life of this one, are for nobody.
+func (f *follower) message(m source.Message, commit replicate.CommitFunc) error {
+	if f.backfill == nil {
+		return nil
+	}
+	mark, ok := f.backfill.parse(m.Content)
+	if !ok {
+		return nil
+	}
+	if mark.low {
+		f.applier.Low(mark.chunk, mark.table)
+		return nil
+	}
+	chunk := f.backfill.take(mark.chunk)
+	if chunk == nil {
+		f.applier.Abandon(mark.chunk)
+		return nil
+	}
+	err := f.applier.Merge(mark.chunk, chunk.Chunk, commit)
+	if err != nil && !errors.Is(err, replicate.ErrWindow) {
+		return err
+	}
+	chunk.merged <- err
+	return nil
+}
+
+// settle commits and publishes what was applied.
+func (f *follower) settle(commit replicate.CommitFunc) error {
+	f.txns = 0
+	if f.inTxn {
+		return nil
+	}
+	if f.applier.Pending() {
+		if err := f.applier.Flush(f.lsn, commit); err != nil {
+			return err
+		}
+		f.report()
+		return f.switchDeploy(commit)
+	}
+	if latest := f.hub.Latest(); f.lsn > latest.LSN {
+		// The source moved on without anything for us: sessions that wait for a
+		// write checkpoint need to know, the store can wait.
+		latest.LSN = f.lsn
+		f.hub.Publish(latest, checkpoint.Changes{})
+	}
+	return nil
+}
+
+// idle records the position now and then, so that the source can forget its log.
+func (f *follower) idle(commit replicate.CommitFunc) error {
+	if !f.inTxn && !f.applier.Pending() && f.lsn > f.saved {
+		return f.applier.Flush(f.lsn, commit)
+	}
+	return nil
+}
+
+// commit makes a batch durable and tells everyone concerned.
+func (f *follower) commit(ctx context.Context, b *storage.Batch) error {
+	f.changes.add(b)
+	if err := f.store.Commit(ctx, b); err != nil {
+		return err
+	}
+	if !b.Publish {
+		return nil
+	}
+	f.saved = b.LSN
+	at, err := f.store.Checkpoint()
+	if err != nil {
+		return err
+	}
+	f.hub.Publish(at, f.changes.take())
+	f.stream.Confirm(f.store.DurableLSN())
+	return nil
+}
+
+// switchDeploy makes the next deploy current once nothing of it is left to read.
+func (f *follower) switchDeploy(commit replicate.CommitFunc) error {
+	s := f.state
+	if s.next == nil || !s.switched || len(f.applier.Backfilling()) > 0 {
+		return nil
+	}
+	if f.applier.Pending() {
+		if err := f.applier.Flush(f.lsn, commit); err != nil {
+			return err
+		}
+	}
+	s.record.State = storage.DeployServing
+	batch := &storage.Batch{Deploy: &s.record, Drop: s.drop, LSN: f.lsn, Publish: true}
+	if err := commit(batch); err != nil {
+		return fmt.Errorf("switch deploy: %w", err)
+	}
+	recovered := f.store.Recovered()
+	s.current, s.next, s.switched, s.drop = s.next, nil, false, nil
+	f.applier.SetEvaluator(replicate.NewEvaluator(recovered.Secret, s.current, nil))
+	f.deploys.set(s.current)
+	f.health.setServing()
+	f.log.Info("sync config is current", "deploy", s.record.ID, "streams", len(s.current.Plan.Streams), "definitions", len(s.current.IDs), "checkpoint", f.hub.Latest())
+	return nil
+}
+
+// report writes the problems of rows to the log.
+func (f *follower) report() {
+	list, dropped := f.applier.Problems()
+	for _, p := range list {
+		f.log.Warn("row problem", "table", p.Table, "definition", p.Definition, "problem", p.Message)
+	}
+	if dropped > 0 {
+		f.log.Warn("more row problems", "count", dropped)
+	}
+}
+
+// changeSet gathers what batches change until they are published.
+type changeSet struct {
+	buckets map[storage.BucketKey]struct{}
+	lookups map[storage.LookupKey]struct{}
+	all     bool
+}
+
+func newChangeSet() changeSet {
+	return changeSet{buckets: map[storage.BucketKey]struct{}{}, lookups: map[storage.LookupKey]struct{}{}}
+}
+
+func (c *changeSet) add(b *storage.Batch) {
+	if len(b.Drop) > 0 {
+		c.all = true
+	}
+	for i := range b.Ops {
+		if c.all {
+			return
+		}
+		c.buckets[b.Ops[i].Bucket] = struct{}{}
+		c.all = len(c.buckets) > maxChangedBuckets
+	}
+	for i := range b.Lookups {
+		if c.all {
+			return
+		}
+		c.lookups[b.Lookups[i].Lookup] = struct{}{}
+		c.all = len(c.lookups) > maxChangedBuckets
+	}
+}
+
+func (c *changeSet) take() checkpoint.Changes {
+	out := checkpoint.Changes{All: c.all}
+	if !c.all {
+		for b := range c.buckets {
+			out.Buckets = append(out.Buckets, b)
+		}
+		for l := range c.lookups {
+			out.Lookups = append(out.Lookups, l)
+		}
+	}
+	clear(c.buckets)
+	clear(c.lookups)
+	c.all = false
+	return out
+}

@@ -1,0 +1,73 @@
+package server
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"syscall"
+
+	"github.com/millrace-sync/millrace/internal/config"
+	"github.com/millrace-sync/millrace/internal/postgres"
+	"github.com/millrace-sync/millrace/internal/streams"
+)
+
+const (
+	defaultBuckets       = 10_000
+	defaultLookupResults = 10_000
+	// reservedFiles are the descriptors kept for storage, the source and requests
+	// that are not streams.
+	reservedFiles = 512
+	// maxStreams bounds the default where descriptors are unlimited: about 1 GB of
+	// idle streams.
+	maxStreams = 30_000
+)
+
+// limits returns the limits of one request.
+func limits(cfg *config.Config) streams.Limits {
+	return streams.Limits{
+		Buckets:       cmp.Or(cfg.API.Limits.BucketsPerConnection, defaultBuckets),
+		LookupResults: cmp.Or(cfg.API.Limits.ParameterQueryResults, defaultLookupResults),
+	}
+}
+
+// connections returns how many streams may be open: as configured, else as many
+// as file descriptors allow.
+func connections(cfg *config.Config) int {
+	if n := cfg.API.Limits.Connections; n > 0 {
+		return n
+	}
+	n := uint64(1024)
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err == nil {
+		n = files.Cur
+	}
+	return int(max(64, min(n, maxStreams+reservedFiles)-reservedFiles))
+}
+
+// sourceConfig translates the configured connection for the postgres package.
+func sourceConfig(c *config.Connection) postgres.Config {
+	out := postgres.Config{
+		Host: c.Host, Port: uint16(c.Port), User: c.User, Password: string(c.Password), Database: c.Database,
+		TLS: postgres.TLSMode(c.SSLMode), CACert: []byte(c.CACert), ClientCert: []byte(c.ClientCert), ClientKey: []byte(c.ClientKey),
+		ServerName: c.ServerName, Slot: c.SlotPrefix + "1", ConnectTimeout: c.ConnectTimeout,
+		ApplicationName: "millrace",
+	}
+	if c.RejectIPRanges.Local || len(c.RejectIPRanges.Prefixes) > 0 {
+		out.Refuse = func(a netip.Addr) error { return refuse(c.RejectIPRanges, a) }
+	}
+	return out
+}
+
+// refuse says why an address may not be connected to, nil if it may.
+func refuse(r config.IPRanges, a netip.Addr) error {
+	private := a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast() || a.IsUnspecified() || a.IsMulticast()
+	if r.Local && private {
+		return fmt.Errorf("address %s is not public, and reject_ip_ranges has local", a)
+	}
+	for _, p := range r.Prefixes {
+		if p.Contains(a) {
+			return fmt.Errorf("address %s is in %s, which reject_ip_ranges refuses", a, p)
+		}
+	}
+	return nil
+}
