@@ -191,9 +191,16 @@ func appendJSONTokenExpiresIn(dst []byte, l *TokenExpiresIn) []byte {
 }
 
 // appendJSONString appends s as a JSON string. It suits short strings, which
-// seldom need escapes; row data goes through appendEscaped.
+// seldom need escapes: it copies first and looks for them in the copy. Row data goes
+// through appendEscaped.
 func appendJSONString[T string | []byte](dst []byte, s T) []byte {
 	dst = append(dst, '"')
+	start := len(dst)
+	dst = append(dst, s...)
+	if !hasSpecial(dst[start:]) {
+		return append(dst, '"')
+	}
+	dst = dst[:start]
 	plain := 0
 	for i := 0; i < len(s); i++ {
 		if c := s[i]; c < 0x20 || c == '"' || c == '\\' {
@@ -204,6 +211,22 @@ func appendJSONString[T string | []byte](dst []byte, s T) []byte {
 	}
 	dst = append(dst, s[plain:]...)
 	return append(dst, '"')
+}
+
+// hasSpecial reports whether b has a byte that a JSON string must escape.
+func hasSpecial(b []byte) bool {
+	for len(b) >= 8 {
+		if special(binary.LittleEndian.Uint64(b)) != 0 {
+			return true
+		}
+		b = b[8:]
+	}
+	for _, c := range b {
+		if c < 0x20 || c == '"' || c == '\\' {
+			return true
+		}
+	}
+	return false
 }
 
 const (

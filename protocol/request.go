@@ -7,6 +7,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // Request is what a client asks of a sync stream.
@@ -256,7 +257,9 @@ func decodeBody(body []byte, field func(v *validator, key string)) error {
 	if len(body) == 0 {
 		return Errorf(BodyEmpty, "Body cannot be empty when content-type is set to 'application/json'")
 	}
-	body = bytes.ToValidUTF8(body, []byte("\uFFFD"))
+	if !utf8.Valid(body) {
+		body = bytes.ToValidUTF8(body, []byte("\uFFFD"))
+	}
 	whole := scanner{src: body}
 	err := whole.skip()
 	if err == nil {
