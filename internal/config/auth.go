@@ -7,8 +7,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-
-	"go.yaml.in/yaml/v4"
 )
 
 // The codes of remote key sets.
@@ -31,8 +29,8 @@ var supabaseHost = regexp.MustCompile(`^db\.([a-z0-9]+)\.supabase\.co$`)
 func (r *reader) clientAuth(root mapping, host string) ClientAuth {
 	n := root.at["client_auth"]
 	if !n.present() {
-		if root.present() {
-			r.warnf(node{root.Node, "client_auth"}, "is missing: no client will be able to connect").
+		if root.ok {
+			r.warnf(node{path: "client_auth"}, "is missing: no client will be able to connect").
 				hint("write client_auth with audience and jwks or jwks_uri")
 		}
 		return ClientAuth{}
@@ -44,7 +42,11 @@ func (r *reader) clientAuth(root mapping, host string) ClientAuth {
 		Supabase:          r.truth(m.at["supabase"], false),
 		SupabaseJWTSecret: r.secret(m.at["supabase_jwt_secret"]),
 	}
-	for _, item := range r.list(m.at["audience"]) {
+	audience, ok := r.list(m.at["audience"])
+	if !ok && m.at["audience"].present() {
+		r.problems[len(r.problems)-1].hint("write audience: [NAME]")
+	}
+	for _, item := range audience {
 		if s := r.text(item); s != "" {
 			a.Audience = append(a.Audience, s)
 		}
@@ -73,13 +75,7 @@ func (r *reader) clientAuth(root mapping, host string) ClientAuth {
 
 // jwksURIs reads one URI or a list of them.
 func (r *reader) jwksURIs(n node) []string {
-	if !n.present() {
-		return nil
-	}
-	items := []node{n}
-	if n.Kind != yaml.ScalarNode {
-		items = r.list(n)
-	}
+	items := r.oneOrMore(n)
 	if len(items) > maxKeys {
 		r.errorf(n, "may hold at most %d entries", maxKeys)
 		return nil
@@ -129,7 +125,7 @@ var curves = map[string]struct {
 // keys reads jwks.keys.
 func (r *reader) keys(n node) []Key {
 	list := r.mapping(n, "keys").at["keys"]
-	items := r.list(list)
+	items, _ := r.list(list)
 	if len(items) > maxKeys {
 		r.errorf(list, "may hold at most %d keys", maxKeys)
 		return nil
@@ -179,7 +175,8 @@ func (r *reader) key(m mapping) map[string]any {
 	}
 	if ops := m.at["key_ops"]; ops.present() {
 		var list []string
-		for _, item := range r.list(ops) {
+		items, _ := r.list(ops)
+		for _, item := range items {
 			list = append(list, r.text(item))
 		}
 		out["key_ops"] = list
@@ -261,7 +258,7 @@ func (r *reader) algorithm(m mapping, out map[string]any, kind string) {
 		if k, err := base64.RawURLEncoding.DecodeString(asText(out["k"])); kind == "oct" && err == nil {
 			if need := map[string]int{"HS256": 32, "HS384": 48, "HS512": 64}[alg]; len(k) < need {
 				r.warnf(m.at["k"], "the secret has %d bytes; %s needs %d to be safe", len(k), alg, need).
-					hint("make another with: millrace keygen --alg %s", alg)
+					hint("use random bytes, as from: openssl rand %d", need)
 			}
 		}
 	}

@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"go.yaml.in/yaml/v4"
 )
 
 // The codes of connection settings.
@@ -102,8 +100,7 @@ func (r *reader) connection(m mapping) Connection {
 		uriRead = r.uri(uri, &c)
 	}
 	for key, field := range map[string]*string{
-		"hostname": &c.Host, "username": &c.User, "database": &c.Database,
-		"tls_servername": &c.ServerName, "cacert": &c.CACert, "client_certificate": &c.ClientCert,
+		"hostname": &c.Host, "username": &c.User, "database": &c.Database, "tls_servername": &c.ServerName,
 	} {
 		if s := r.text(m.at[key]); s != "" {
 			*field = s
@@ -112,6 +109,9 @@ func (r *reader) connection(m mapping) Connection {
 	if s := r.secret(m.at["password"]); s != "" {
 		c.Password = s
 	}
+	// A certificate is no secret, but a private key may have been put in its place.
+	c.CACert = string(r.secret(m.at["cacert"]))
+	c.ClientCert = string(r.secret(m.at["client_certificate"]))
 	c.ClientKey = r.secret(m.at["client_private_key"])
 	c.Port = r.connectionPort(m.at["port"], c.Port)
 	c.MaxPoolSize = r.integer(m.at["max_pool_size"], 8, 1, 1000)
@@ -250,14 +250,7 @@ func (r *reader) protection(m mapping, c *Connection) {
 // address that is not public.
 func (r *reader) ipRanges(n node) IPRanges {
 	var out IPRanges
-	if !n.present() {
-		return out
-	}
-	items := []node{n}
-	if n.Kind != yaml.ScalarNode {
-		items = r.list(n)
-	}
-	for _, item := range items {
+	for _, item := range r.oneOrMore(n) {
 		s := r.text(item)
 		if s == "" {
 			continue

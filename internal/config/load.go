@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/millrace-sync/millrace/internal/streams"
 )
@@ -76,8 +75,7 @@ func (r *reader) finish() Problems {
 	out := make(Problems, len(r.problems))
 	for i, p := range r.problems {
 		if p.Line > 0 && p.File == r.doc.file {
-			p.Snippet, p.Caret = r.doc.snippet(p.Line, p.Column)
-			p.Width = max(1, min(p.Width, utf8.RuneCountInString(p.Snippet)-p.Caret))
+			p.Snippet, p.Caret, p.Width = r.doc.snippet(p.Line, p.Column, p.Width)
 		}
 		out[i] = *p
 	}

@@ -161,15 +161,24 @@ func (r *reader) isKind(n node, kind yaml.Kind, want string) bool {
 	return false
 }
 
-// list returns the items of a list, or nil if n is absent or not a list.
-func (r *reader) list(n node) []node {
+// list returns the items of a list. It reports whether there is one.
+func (r *reader) list(n node) ([]node, bool) {
 	if !n.present() || !r.isKind(n, yaml.SequenceNode, "a list") {
-		return nil
+		return nil, false
 	}
 	items := make([]node, len(n.Content))
 	for i, c := range n.Content {
 		items[i] = n.child(c, fmt.Sprintf("[%d]", i))
 	}
+	return items, true
+}
+
+// oneOrMore returns the items of a list, or the value itself if it is not a list.
+func (r *reader) oneOrMore(n node) []node {
+	if n.present() && n.Kind == yaml.ScalarNode {
+		return []node{n}
+	}
+	items, _ := r.list(n)
 	return items
 }
 

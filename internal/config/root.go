@@ -68,8 +68,8 @@ func (r *reader) config(n node, in Input, dir string) *Config {
 func (r *reader) replication(root mapping) Connection {
 	n := root.at["replication"]
 	if !n.present() {
-		if root.present() {
-			r.errorf(node{root.Node, "replication"}, "is missing").
+		if root.ok {
+			r.errorf(node{path: "replication"}, "is missing").
 				hint("write replication.connections with one connection of type postgresql")
 		}
 		return Connection{}
@@ -77,12 +77,16 @@ func (r *reader) replication(root mapping) Connection {
 	m := r.mapping(n, "connections")
 	list := m.at["connections"]
 	if !list.present() {
-		r.errorf(node{n.Node, "replication.connections"}, "is missing").hint("write a list of one connection")
+		if m.ok {
+			r.errorf(node{n.Node, "replication.connections"}, "is missing").hint("write a list of one connection")
+		}
 		return Connection{}
 	}
-	items := r.list(list)
+	items, ok := r.list(list)
 	if len(items) == 0 {
-		r.errorf(list, "must hold one connection")
+		if ok {
+			r.errorf(list, "must hold one connection")
+		}
 		return Connection{}
 	}
 	for _, extra := range items[1:] {
@@ -122,8 +126,8 @@ func (r *reader) sync(root mapping, in Input, dir string) Sync {
 		s.Source = r.syncFile(path, dir)
 	case m.ok:
 		r.errorf(n, "needs path or content").hint("write path: sync-config.yaml, or the sync config itself below content: |")
-	case root.present() && !n.present():
-		r.errorf(node{root.Node, "sync_config"}, "is missing").hint("write sync_config with path or content")
+	case root.ok && !n.present():
+		r.errorf(node{path: "sync_config"}, "is missing").hint("write sync_config with path or content")
 	}
 	return s
 }
@@ -194,7 +198,8 @@ func (r *reader) syncFile(n node, dir string) streams.Source {
 func (r *reader) api(n node) API {
 	m := r.mapping(n, "tokens", "parameters")
 	var a API
-	for _, item := range r.list(m.at["tokens"]) {
+	items, _ := r.list(m.at["tokens"])
+	for _, item := range items {
 		before := len(r.problems)
 		t := r.secret(item)
 		switch {

@@ -106,62 +106,72 @@ func (d *document) width(n *yaml.Node) int {
 	return max(1, utf8.RuneCountInString(d.written(n)))
 }
 
-// gapStart matches the punctuation between a public part and what may be secret.
-var gapStart = regexp.MustCompile(`^\s*(?:[:,?\]}]\s*)*(?:[\[{]\s*|-\s+)*["']?`)
+// gapStart and gapEnd match the punctuation between what may be secret and the
+// public parts before and after it.
+var (
+	gapStart = regexp.MustCompile(`^\s*(?:[:,?\]}]\s*)*(?:[\[{]\s*|-\s+)*["']?`)
+	gapEnd   = regexp.MustCompile(`["']?[\]}]*,\s*$`)
+)
 
-// snippet returns what of a line may be shown, and where in it a column is.
-func (d *document) snippet(line, column int) (string, int) {
+// snippet returns what of a line may be shown, and where in it a column, and how
+// wide the given number of characters from there, comes out.
+func (d *document) snippet(line, column, width int) (text string, caret, wide int) {
 	runes := []rune(d.line(line))
 	spans := slices.Clone(d.shown[line])
 	slices.SortFunc(spans, func(a, b span) int { return a.start - b.start })
 	var out []rune
-	caret, at := -1, 0
-	// place notes where the caret is once the characters up to end are in out.
-	gap := func(end int) {
-		if end <= at {
+	at := make([]int, len(runes)+1) // where each character of the line is in out
+	keep := func(start, end int) {
+		for i := start; i < end; i++ {
+			at[i] = len(out)
+			out = append(out, runes[i])
+		}
+	}
+	gap := func(start, end int) {
+		text := string(runes[start:end])
+		head := utf8.RuneCountInString(gapStart.FindString(text))
+		keep(start, start+head)
+		rest := string(runes[start+head : end])
+		if strings.TrimSpace(rest) == "" {
+			keep(start+head, end)
 			return
 		}
-		text := string(runes[at:end])
-		kept := []rune(gapStart.FindString(text))
-		if column-1 >= at && column-1 < end {
-			caret = len(out) + min(column-1-at, len(kept))
-		}
-		out = append(out, kept...)
-		if strings.TrimSpace(string(runes[at+len(kept):end])) != "" {
-			out = append(out, []rune(hidden)...)
-			if end < len(runes) {
-				out = append(out, ' ')
+		tail := ""
+		if end < len(runes) {
+			if tail = gapEnd.FindString(rest); tail == "" {
+				tail = " "
 			}
-		} else {
-			out = append(out, runes[at+len(kept):end]...)
 		}
-		at = end
+		for i := start + head; i < end; i++ {
+			at[i] = len(out)
+		}
+		out = append(append(out, []rune(hidden)...), []rune(tail)...)
 	}
+	done := 0
 	for _, s := range spans {
-		if s.start < at || s.end > len(runes) {
+		if s.start < done || s.end > len(runes) {
 			continue // an anchor that was read twice
 		}
-		gap(s.start)
-		if column-1 >= s.start && column-1 < s.end {
-			caret = len(out) + column - 1 - s.start
-		}
-		out = append(out, runes[s.start:s.end]...)
-		at = s.end
+		gap(done, s.start)
+		keep(s.start, s.end)
+		done = s.end
 	}
-	gap(len(runes))
-	if caret < 0 {
-		caret = len(out)
-	}
+	gap(done, len(runes))
+	at[len(runes)] = len(out)
 	if strings.TrimSpace(strings.Trim(string(out), hidden+"-:\"'")) == "" {
-		return "", 0 // nothing to recognise the line by
+		return "", 0, 0 // nothing to recognise the line by
 	}
-	return clip(string(out), caret)
+	from := min(max(column-1, 0), len(runes))
+	last := min(from+max(width, 1)-1, len(runes))
+	text, caret = clip(string(out), at[from])
+	return text, caret, max(1, min(at[last]-at[from]+1, utf8.RuneCountInString(text)-caret))
 }
 
 // clip cuts a long line to the part around the caret.
 func clip(s string, caret int) (string, int) {
 	s = strings.TrimRight(s, " \t")
 	runes := []rune(s)
+	caret = min(caret, len(runes)) // it may be behind blanks at the end
 	if len(runes) <= snippetWidth {
 		return s, caret
 	}
