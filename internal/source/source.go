@@ -152,6 +152,11 @@ type Form struct {
 	// Precision truncates the fraction of ISO timestamps (sync config:
 	// timestamp_max_precision).
 	Precision Precision
+	// Exact gives values that differ on the source as different Values: the
+	// source's own text where other forms have one stand-in for several values
+	// (infinities, years that clients cannot compare), and of containers. The
+	// other fields then mean nothing.
+	Exact bool
 }
 
 // Precision is the number of fractional digits that ISO timestamps keep.
@@ -168,7 +173,7 @@ const (
 
 // CanonicalForm is the Form in which identities are written, whatever form the
 // sync config asks for, so that stored rows are found again after it changes.
-var CanonicalForm = Form{ISOTimestamps: true, CustomTypes: true}
+var CanonicalForm = Form{Exact: true}
 
 // ChangeKind is what happened to a row.
 type ChangeKind uint8

@@ -120,7 +120,7 @@ func appendClock(dst []byte, micros int64, digits int) []byte {
 // to which everything is padded, and a coarser precision cuts them off.
 func fractionDigits(f source.Form) int {
 	switch {
-	case !f.ISOTimestamps:
+	case !f.ISOTimestamps || f.Exact:
 		return -1
 	case f.Precision == source.PrecisionSeconds:
 		return 0
@@ -130,11 +130,12 @@ func fractionDigits(f source.Form) int {
 	return 6
 }
 
-func parseDate(s string, _ source.Form) (source.Value, error) {
-	switch s {
-	case infinity:
+func parseDate(s string, f source.Form) (source.Value, error) {
+	switch {
+	case f.Exact:
+	case s == infinity:
 		return source.String(lastDate), nil
-	case negativeInfinity:
+	case s == negativeInfinity:
 		return source.String(firstDate), nil
 	}
 	return source.String(s), nil
@@ -160,7 +161,7 @@ func unpackDate(dst, b []byte) ([]byte, error) {
 }
 
 func parseTime(s string, f source.Form) (source.Value, error) {
-	if !f.ISOTimestamps {
+	if !f.ISOTimestamps || f.Exact {
 		return source.String(s), nil
 	}
 	micros, rest, ok := clock(s)
@@ -302,6 +303,10 @@ func (t *stamp) appendText(dst []byte, zoned bool) []byte {
 // value returns what clients get: nothing for years before 1 and, if zoned, after
 // 9999, which they could not compare with others.
 func (t *stamp) value(zoned bool, f source.Form) source.Value {
+	var buf [40]byte
+	if f.Exact {
+		return source.String(string(t.appendText(buf[:0], zoned)))
+	}
 	switch t.ends {
 	case 1:
 		t = &stamp{year: 9999, month: 12, day: 31, micros: dayMicros - secondMicros}
@@ -312,7 +317,6 @@ func (t *stamp) value(zoned bool, f source.Form) source.Value {
 			return source.Value{}
 		}
 	}
-	var buf [40]byte
 	b := appendPadded(buf[:0], uint64(t.year), 4)
 	b = append(b, '-')
 	b = appendPadded(b, uint64(t.month), 2)

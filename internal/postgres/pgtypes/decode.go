@@ -78,12 +78,17 @@ func (t *typ) Decode(d source.Datum, f source.Form) (source.Value, error) {
 	return v, nil
 }
 
+// ownText says that a container's value is the text that Postgres prints.
+func (t *typ) ownText(f source.Form) bool {
+	return f.Exact || t.custom && !f.CustomTypes
+}
+
 // text returns the Value of the output text s.
 func (t *typ) text(s string, f source.Form) (source.Value, error) {
 	if t.shape == scalarShape {
 		return t.codec.parse(s, f)
 	}
-	if t.custom && !f.CustomTypes || t.shape == rangeShape && s == emptyRange {
+	if t.ownText(f) || t.shape == rangeShape && s == emptyRange {
 		return source.String(s), nil
 	}
 	b, err := t.appendJSON(make([]byte, 0, len(s)+len(s)/4), s, f, 0)
@@ -110,7 +115,7 @@ func (t *typ) send(b []byte, f source.Form) (source.Value, error) {
 	}
 	var out []byte
 	var err error
-	if t.custom && !f.CustomTypes {
+	if t.ownText(f) {
 		out, err = t.unpack(nil, b, 0)
 	} else {
 		out, err = t.sendJSON(nil, b, f, 0)

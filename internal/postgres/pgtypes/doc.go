@@ -30,7 +30,7 @@ var (
 	ErrTooDeep = errors.New("PSYNC_S1004: nested deeper than 10 levels of arrays, composites and ranges; " +
 		"select a less deeply nested part of the column")
 	// ErrTooLarge says that the text of an array would be larger than any row may be.
-	ErrTooLarge = errors.New("PSYNC_S1002: the array's text is larger than 128 MiB; leave the column out of the sync config")
+	ErrTooLarge = errors.New("PSYNC_S1002: the array's text is larger than 32 MiB; leave the column out of the sync config")
 	// ErrNotBinary says that a value came in binary form though BinaryReadable
 	// denies that its type is understood so.
 	ErrNotBinary = errors.New("binary form is not understood; read the column as text, see TextExpr")
@@ -43,7 +43,7 @@ const (
 	maxDepth = 10
 	// maxContainer bounds the text of an array that is built from binary: a
 	// numeric of twelve bytes can print as 131,072 digits.
-	maxContainer = 128 << 20
+	maxContainer = 32 << 20
 )
 
 // Settings returns the run-time parameters that connections must set, so that text

@@ -73,7 +73,7 @@ func allForms() []source.Form {
 			forms = append(forms, source.Form{ISOTimestamps: i&1 != 0, CustomTypes: i&2 != 0, Precision: p})
 		}
 	}
-	return forms
+	return append(forms, source.CanonicalForm)
 }
 
 // TestTextEqualsBinary decodes what a server printed and what it sent of some
@@ -108,6 +108,27 @@ func TestTextEqualsBinary(t *testing.T) {
 	}
 	if len(compared) < 60 {
 		t.Errorf("compared values of %d types only", len(compared))
+	}
+}
+
+// TestExact holds the canonical form to what identities need: different values
+// of one type stay different.
+func TestExact(t *testing.T) {
+	r := registryOf(t, "testdata/types.json")
+	type value struct {
+		oid uint32
+		v   source.Value
+	}
+	texts := map[value]string{}
+	for _, v := range readValues(t) {
+		got, err := r.Type(v.oid).Decode(source.Datum{Bytes: []byte(v.text), Encoding: source.Text}, source.CanonicalForm)
+		if err != nil {
+			t.Fatalf("line %d: %v", v.line, err)
+		}
+		if other, ok := texts[value{v.oid, got}]; ok && other != v.text {
+			t.Errorf("line %d: %q and %q both give %v", v.line, v.text, other, got)
+		}
+		texts[value{v.oid, got}] = v.text
 	}
 }
 
