@@ -1,0 +1,491 @@
+// Package sim drives the whole pipeline under a seed: a scripted source with
+// transactions and backfill chunks, the real replication core, the real embedded
+// store on a file system that crashes, the real session core, and model clients
+// that drop, lag and come back. After every completed checkpoint a client's rows
+// must be those of its queries on the source as of that checkpoint.
+//
+// It belongs to the tests of all these packages. It has no clock, socket or
+// goroutine: a failure replays from its seed.
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/millrace-sync/millrace/internal/bucket"
+	"github.com/millrace-sync/millrace/internal/checkpoint"
+	"github.com/millrace-sync/millrace/internal/deploy"
+	"github.com/millrace-sync/millrace/internal/replicate"
+	"github.com/millrace-sync/millrace/internal/source"
+	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/storage/pebblestore"
+	"github.com/millrace-sync/millrace/internal/streams"
+)
+
+// Config says what to simulate.
+type Config struct {
+	Seed  uint64
+	Steps int
+	// SyncConfig is the config under test; its streams read table notes (id, owner,
+	// body) only.
+	SyncConfig string
+	// Want gives the ids and bodies that a user must end up with.
+	Want func(user string, rows map[string]Note) map[string]string
+}
+
+// Note is a row of the simulated table, but for its id.
+type Note struct{ Owner, Body string }
+
+// table is the simulated table.
+var table = &source.Table{
+	ID: 7, Schema: "public", Name: "notes",
+	Columns: []source.Column{{Name: "id", Type: text{}, Key: true}, {Name: "owner", Type: text{}}, {Name: "body", Type: text{}}},
+}
+
+// text is a type whose values are their bytes.
+type text struct{}
+
+func (text) Name() string { return "text" }
+
+func (text) Decode(d source.Datum, _ source.Form) (source.Value, error) {
+	if d.Encoding == source.Null {
+		return source.Value{}, nil
+	}
+	return source.String(string(d.Bytes)), nil
+}
+
+func datum(s string) source.Datum {
+	return source.Datum{Encoding: source.Text, Bytes: []byte(s)}
+}
+
+func row(id string, n Note) []source.Datum {
+	return []source.Datum{datum(id), datum(n.Owner), datum(n.Body)}
+}
+
+// users own notes; the last owns none.
+var users = []string{"ann", "bob", "cem", "dia"}
+
+// event is one place in the source's log.
+type event struct {
+	txn *source.Txn
+	// low and high are the watermarks of a chunk.
+	low, high uint64
+}
+
+// World is one simulated run.
+type World struct {
+	config Config
+	rng    *rand.Rand
+	plan   *streams.Plan
+
+	// the source
+	rows    map[string]Note
+	log     []event                   // log[i] ends at LSN i+1
+	history []map[string]Note         // history[lsn] is the table as of lsn
+	chunks  map[uint64]*scriptedChunk // written, by id
+	chunk   uint64
+
+	// the service
+	fs        *vfs.MemFS
+	store     *pebblestore.Store
+	hub       *checkpoint.Hub
+	applier   *replicate.Applier
+	deploy    *deploy.Deploy
+	serving   bool
+	at        source.LSN // applied
+	confirmed source.LSN
+	changes   checkpoint.Changes
+	published map[bucket.OpID]source.LSN
+	read      readPlace
+
+	clients []*client
+	// Completed counts the checkpoints that clients completed, Crashes the crashes.
+	Completed, Crashes, Rereads int
+}
+
+// readPlace is how far the backfill has read, whether or not it was merged.
+type readPlace struct {
+	after       []string
+	done        bool
+	outstanding uint64 // the chunk that is on its way, 0 if none
+}
+
+type scriptedChunk struct {
+	rows        map[string]Note
+	after, last []string
+	done        bool
+	unseen      []source.XID
+	next        source.XID
+}
+
+// New returns a World with some rows in its table and nothing replicated.
+func New(c Config) (*World, error) {
+	plan, diagnostics := streams.Compile(streams.Source{File: "sim.yaml", Text: c.SyncConfig})
+	if plan == nil {
+		return nil, fmt.Errorf("sync config: %s", streams.Format(diagnostics))
+	}
+	w := &World{
+		config: c, plan: plan, rng: rand.New(rand.NewPCG(c.Seed, 0)), rows: map[string]Note{},
+		chunks: map[uint64]*scriptedChunk{}, fs: vfs.NewCrashableMem(), published: map[bucket.OpID]source.LSN{},
+	}
+	for range w.rng.IntN(40) {
+		w.rows[w.id()] = w.note()
+	}
+	w.history = append(w.history, maps.Clone(w.rows))
+	for _, u := range users {
+		w.clients = append(w.clients, newClient(w, u))
+	}
+	return w, w.start()
+}
+
+func (w *World) id() string { return fmt.Sprintf("n%d", w.rng.IntN(60)) }
+
+func (w *World) note() Note {
+	return Note{users[w.rng.IntN(len(users)-1)], strings.Repeat("x", w.rng.IntN(5))}
+}
+
+// start opens the store and makes a replicator that goes on from its checkpoint.
+func (w *World) start() error {
+	ctx := context.Background()
+	var err error
+	if w.store, err = pebblestore.Open(ctx, pebblestore.Options{Dir: "data", FS: w.fs, CacheSize: 1 << 20, MemTableSize: 256 << 10}); err != nil {
+		return err
+	}
+	return w.recover()
+}
+
+// recover makes a replicator that goes on from the store's checkpoint.
+func (w *World) recover() error {
+	ctx := context.Background()
+	rec, err := w.store.Recover(ctx)
+	if err != nil {
+		return err
+	}
+	if rec.Checkpoint.LSN < w.confirmed {
+		return fmt.Errorf("confirmed %s to the source, and have only %s after a crash", w.confirmed, rec.Checkpoint.LSN)
+	}
+	w.at = rec.Checkpoint.LSN
+	w.hub = checkpoint.NewHub(rec.Checkpoint)
+	w.published[rec.Checkpoint.Op] = w.at
+	diff := deploy.Compare(rec.Definitions, w.plan, rec.NextDefinition)
+	w.deploy = deploy.New(w.plan, diff.Definitions, rec.Epoch)
+	w.serving = len(diff.New) == 0
+	w.changes = checkpoint.Changes{}
+	limits := replicate.Limits{Ops: 1 + w.rng.IntN(12), Bytes: 1 << 20}
+	refetch := func(*source.Table, []source.Datum) ([]source.Datum, bool, error) {
+		return nil, false, errors.New("nothing was left out")
+	}
+	w.applier = replicate.NewApplier(w.store, refetch, replicate.NewEvaluator(rec.Secret, w.deploy, nil), rec.NextOp, limits)
+	w.read = readPlace{done: true}
+	if w.serving {
+		return nil
+	}
+	var pending []storage.Definition
+	for _, i := range diff.New {
+		d := diff.Definitions[i]
+		if d.Tables == nil {
+			d.Tables = []storage.TableProgress{{Table: table.ID}}
+		}
+		w.read = readPlace{after: d.Tables[0].After}
+		pending = append(pending, d)
+	}
+	if err := w.store.Commit(ctx, &storage.Batch{Definitions: pending, LSN: w.at, Publish: true}); err != nil {
+		return err
+	}
+	w.applier.Backfill(pending)
+	return nil
+}
+
+// Run carries out the steps and then lets everything come to rest.
+func (w *World) Run() error {
+	for i := range w.config.Steps {
+		if err := w.step(); err != nil {
+			return fmt.Errorf("step %d: %w", i, err)
+		}
+	}
+	if err := w.rest(); err != nil {
+		return fmt.Errorf("at the end: %w", err)
+	}
+	return w.store.Close()
+}
+
+func (w *World) step() error {
+	switch n := w.rng.IntN(100); {
+	case n < 25:
+		w.transaction()
+		return nil
+	case n < 35:
+		w.readChunk()
+		return nil
+	case n < 60:
+		return w.follow()
+	case n < 98:
+		return w.clients[w.rng.IntN(len(w.clients))].step()
+	case n < 99:
+		return w.breakConnection()
+	default:
+		return w.crash()
+	}
+}
+
+// transaction changes the source.
+func (w *World) transaction() {
+	xid := source.XID(len(w.log) + 1)
+	tx := &source.Txn{XID: xid, Commit: source.LSN(len(w.log) + 1)}
+	if w.rng.IntN(40) == 0 {
+		tx.Changes = append(tx.Changes, source.Change{Kind: source.Truncate, Table: table})
+		clear(w.rows)
+	}
+	for range w.rng.IntN(8) {
+		id := w.id()
+		old, exists := w.rows[id]
+		switch {
+		case !exists:
+			n := w.note()
+			w.rows[id] = n
+			tx.Changes = append(tx.Changes, source.Change{Kind: source.Insert, Table: table, New: row(id, n)})
+		case w.rng.IntN(3) == 0:
+			delete(w.rows, id)
+			tx.Changes = append(tx.Changes, source.Change{Kind: source.Delete, Table: table, Old: []source.Datum{datum(id), {}, {}}})
+		case w.rng.IntN(6) == 0:
+			to := w.id()
+			if _, taken := w.rows[to]; taken {
+				continue
+			}
+			delete(w.rows, id)
+			w.rows[to] = old
+			tx.Changes = append(tx.Changes, source.Change{Kind: source.Update, Table: table, Old: []source.Datum{datum(id), {}, {}}, New: row(to, old)})
+		default:
+			n := w.note()
+			if w.rng.IntN(4) == 0 {
+				n = old
+			}
+			w.rows[id] = n
+			tx.Changes = append(tx.Changes, source.Change{Kind: source.Update, Table: table, New: row(id, n)})
+		}
+	}
+	w.append(event{txn: tx})
+}
+
+func (w *World) append(e event) {
+	if e.txn == nil {
+		e.txn = &source.Txn{XID: source.XID(len(w.log) + 1), Commit: source.LSN(len(w.log) + 1)}
+	}
+	w.log = append(w.log, e)
+	w.history = append(w.history, maps.Clone(w.rows))
+}
+
+// readChunk reads a chunk between two watermarks, among whatever transactions the
+// dice put there. Its snapshot may lack the newest transactions though they are in
+// the log, as Postgres' may.
+func (w *World) readChunk() {
+	if w.read.done || w.read.outstanding != 0 {
+		return
+	}
+	w.chunk++
+	w.append(event{low: w.chunk})
+	for range w.rng.IntN(3) {
+		w.transaction()
+	}
+	c := &scriptedChunk{after: w.read.after, next: source.XID(len(w.log) + 1), rows: map[string]Note{}}
+	seen := len(w.log)
+	if w.rng.IntN(4) == 0 {
+		seen = max(int(w.at), seen-w.rng.IntN(4))
+	}
+	for x := seen; x < len(w.log); x++ {
+		c.unseen = append(c.unseen, source.XID(x+1))
+	}
+	limit := 1 + w.rng.IntN(20)
+	for _, id := range slices.Sorted(maps.Keys(w.history[seen])) {
+		if w.read.after != nil && id <= w.read.after[0] {
+			continue
+		}
+		if len(c.rows) == limit {
+			break
+		}
+		c.rows[id] = w.history[seen][id]
+		c.last = []string{id}
+	}
+	if c.done = len(c.rows) < limit; c.last == nil {
+		c.last = c.after
+	}
+	for range w.rng.IntN(3) {
+		w.transaction()
+	}
+	w.chunks[w.chunk] = c
+	w.read.outstanding = w.chunk
+	w.append(event{high: w.chunk})
+}
+
+// follow lets the replicator apply the next events and perhaps publish.
+func (w *World) follow() error {
+	for range 1 + w.rng.IntN(4) {
+		if int(w.at) == len(w.log) {
+			break
+		}
+		if err := w.apply(w.log[w.at]); err != nil {
+			return err
+		}
+	}
+	if w.rng.IntN(2) == 0 {
+		return w.flush()
+	}
+	return nil
+}
+
+func (w *World) apply(e event) error {
+	// A transaction may come in parts.
+	tx := *e.txn
+	for len(tx.Changes) > 1 && w.rng.IntN(3) == 0 {
+		cut := 1 + w.rng.IntN(len(tx.Changes)-1)
+		part := tx
+		part.Changes, part.More = tx.Changes[:cut], true
+		tx.Changes = tx.Changes[cut:]
+		if err := w.applier.Apply(&part, w.commit); err != nil {
+			return err
+		}
+	}
+	if err := w.applier.Apply(&tx, w.commit); err != nil {
+		return err
+	}
+	if e.low != 0 {
+		w.applier.Low(e.low, table.ID)
+	}
+	w.at++
+	if e.high != 0 {
+		return w.merge(e.high)
+	}
+	return nil
+}
+
+func (w *World) merge(id uint64) error {
+	c := w.chunks[id]
+	if c == nil || w.read.outstanding != id {
+		w.applier.Abandon(id) // read in an earlier life
+		return nil
+	}
+	w.read.outstanding = 0
+	bound := w.applier.Bind(table)
+	chunk := &replicate.Chunk{Table: bound, After: c.after, Last: c.last, Done: c.done, Unseen: c.unseen, Next: c.next}
+	var s replicate.Scratch
+	for _, id := range slices.Sorted(maps.Keys(c.rows)) {
+		r, err := bound.Evaluate(row(id, c.rows[id]), &s)
+		if err != nil {
+			return err
+		}
+		chunk.Rows = append(chunk.Rows, r)
+	}
+	err := w.applier.Merge(id, chunk, w.commit)
+	if errors.Is(err, replicate.ErrWindow) {
+		w.Rereads++
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	w.read.after, w.read.done = c.last, c.done
+	return w.flush()
+}
+
+func (w *World) flush() error {
+	if err := w.applier.Flush(w.at, w.commit); err != nil {
+		return err
+	}
+	w.serving = w.serving || len(w.applier.Backfilling()) == 0
+	return nil
+}
+
+func (w *World) commit(b *storage.Batch) error {
+	if err := w.store.Commit(context.Background(), b); err != nil {
+		return err
+	}
+	for i := range b.Ops {
+		if k := b.Ops[i].Bucket; !slices.Contains(w.changes.Buckets, k) {
+			w.changes.Buckets = append(w.changes.Buckets, k)
+		}
+	}
+	for i := range b.Lookups {
+		if k := b.Lookups[i].Lookup; !slices.Contains(w.changes.Lookups, k) {
+			w.changes.Lookups = append(w.changes.Lookups, k)
+		}
+	}
+	if !b.Publish {
+		return nil
+	}
+	snap, err := w.store.Snapshot()
+	if err != nil {
+		return err
+	}
+	defer snap.Close()
+	c := snap.Checkpoint()
+	w.published[c.Op] = c.LSN
+	w.hub.Publish(c, w.changes)
+	w.changes = checkpoint.Changes{}
+	w.confirmed = max(w.confirmed, w.store.DurableLSN())
+	return nil
+}
+
+// breakConnection loses the connection to the source, perhaps in the middle of a
+// transaction: the replicator starts again from the store's checkpoint.
+func (w *World) breakConnection() error {
+	w.disconnect()
+	return w.recover()
+}
+
+func (w *World) disconnect() {
+	for _, c := range w.clients {
+		c.disconnect()
+	}
+}
+
+// crash loses power: the file system keeps what was synced, and of the rest what
+// the dice say.
+func (w *World) crash() error {
+	w.Crashes++
+	w.disconnect()
+	if len(w.log) > int(w.at) && w.rng.IntN(2) == 0 {
+		// in the middle of a transaction
+		tx := *w.log[w.at].txn
+		tx.More = true
+		if err := w.applier.Apply(&tx, w.commit); err != nil {
+			return err
+		}
+	}
+	after := w.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: w.rng.IntN(101), RNG: w.rng})
+	if err := w.store.Close(); err != nil {
+		return err
+	}
+	w.fs = after
+	return w.start()
+}
+
+// rest finishes everything and compares every client with the source.
+func (w *World) rest() error {
+	for !w.serving || int(w.at) < len(w.log) {
+		w.readChunk()
+		if int(w.at) < len(w.log) {
+			if err := w.apply(w.log[w.at]); err != nil {
+				return err
+			}
+		}
+		if err := w.flush(); err != nil {
+			return err
+		}
+	}
+	for _, c := range w.clients {
+		if err := c.settle(); err != nil {
+			return err
+		}
+		if want := w.config.Want(c.user, w.rows); !maps.Equal(c.visible, want) {
+			return fmt.Errorf("client %s ends with %v, want %v", c.user, c.visible, want)
+		}
+	}
+	return nil
+}
