@@ -3,6 +3,7 @@ package pgtypes
 import (
 	"encoding/binary"
 	"math"
+	"strconv"
 	"strings"
 
 	"github.com/millrace-sync/millrace/internal/source"
@@ -85,28 +86,37 @@ func appendDate(dst []byte, year, month, day int) (out []byte, bc bool) {
 	if bc = year <= 0; bc {
 		year = 1 - year
 	}
-	dst = appendPadded(dst, uint64(year), 4)
-	dst = append(dst, '-')
-	dst = appendPadded(dst, uint64(month), 2)
-	dst = append(dst, '-')
-	return appendPadded(dst, uint64(day), 2), bc
+	return appendYMD(dst, year, month, day), bc
+}
+
+func appendYMD(dst []byte, year, month, day int) []byte {
+	if year <= 9999 {
+		dst = appendTwo(appendTwo(dst, year/100), year%100)
+	} else {
+		dst = strconv.AppendInt(dst, int64(year), 10)
+	}
+	dst = appendTwo(append(dst, '-'), month)
+	return appendTwo(append(dst, '-'), day)
+}
+
+// appendTwo prints two decimal digits.
+func appendTwo(dst []byte, n int) []byte {
+	return append(dst, '0'+byte(n/10), '0'+byte(n%10))
 }
 
 // appendClock prints hours, minutes and seconds, and the given number of digits of
 // the fraction; if digits is negative, all six without the zeros at the end.
 func appendClock(dst []byte, micros int64, digits int) []byte {
-	seconds, fraction := micros/secondMicros, uint64(micros%secondMicros)
-	dst = appendPadded(dst, uint64(seconds/3600), 2)
-	dst = append(dst, ':')
-	dst = appendPadded(dst, uint64(seconds/60%60), 2)
-	dst = append(dst, ':')
-	dst = appendPadded(dst, uint64(seconds%60), 2)
+	seconds, fraction := int(micros/secondMicros), int(micros%secondMicros)
+	dst = appendTwo(dst, seconds/3600)
+	dst = appendTwo(append(dst, ':'), seconds/60%60)
+	dst = appendTwo(append(dst, ':'), seconds%60)
 	if digits == 0 || digits < 0 && fraction == 0 {
 		return dst
 	}
 	dst = append(dst, '.')
 	start := len(dst)
-	dst = appendPadded(dst, fraction, 6)
+	dst = appendTwo(appendTwo(appendTwo(dst, fraction/10_000), fraction/100%100), fraction%100)
 	if digits > 0 {
 		return dst[:start+digits]
 	}
@@ -151,6 +161,9 @@ func unpackDate(dst, b []byte) ([]byte, error) {
 		return append(dst, infinity...), nil
 	case math.MinInt32:
 		return append(dst, negativeInfinity...), nil
+	}
+	if dst == nil {
+		dst = make([]byte, 0, len(lastDate))
 	}
 	year, month, day := civil(int64(days))
 	dst, bc := appendDate(dst, year, month, day)
@@ -212,7 +225,7 @@ func unpackTimetz(dst, b []byte) ([]byte, error) {
 	if err != nil {
 		return dst, err
 	}
-	west := int64(int32(binary.BigEndian.Uint32(b[8:])))
+	west := int(int32(binary.BigEndian.Uint32(b[8:])))
 	if west < -86_400 || west > 86_400 {
 		return dst, malformed("a time zone of %d seconds", west)
 	}
@@ -223,14 +236,12 @@ func unpackTimetz(dst, b []byte) ([]byte, error) {
 		west = -west
 	}
 	dst = append(dst, sign)
-	dst = appendPadded(dst, uint64(west/3600), 2)
+	dst = appendTwo(dst, west/3600)
 	if west%3600 != 0 {
-		dst = append(dst, ':')
-		dst = appendPadded(dst, uint64(west/60%60), 2)
+		dst = appendTwo(append(dst, ':'), west/60%60)
 	}
 	if west%60 != 0 {
-		dst = append(dst, ':')
-		dst = appendPadded(dst, uint64(west%60), 2)
+		dst = appendTwo(append(dst, ':'), west%60)
 	}
 	return dst, nil
 }
@@ -317,11 +328,7 @@ func (t *stamp) value(zoned bool, f source.Form) source.Value {
 			return source.Value{}
 		}
 	}
-	b := appendPadded(buf[:0], uint64(t.year), 4)
-	b = append(b, '-')
-	b = appendPadded(b, uint64(t.month), 2)
-	b = append(b, '-')
-	b = appendPadded(b, uint64(t.day), 2)
+	b := appendYMD(buf[:0], t.year, t.month, t.day)
 	if f.ISOTimestamps {
 		b = append(b, 'T')
 	} else {

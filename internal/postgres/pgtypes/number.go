@@ -67,29 +67,23 @@ func unpackNumeric(dst, b []byte) ([]byte, error) {
 	} else {
 		dst = strconv.AppendUint(dst, digit(0), 10)
 		for i := 1; i <= weight; i++ {
-			dst = appendPadded(dst, digit(i), 4)
+			dst = appendFour(dst, digit(i))
 		}
 	}
 	if scale > 0 {
 		dst = append(dst, '.')
 		end := len(dst) + scale
 		for i := weight + 1; len(dst) < end; i++ {
-			dst = appendPadded(dst, digit(i), 4)
+			dst = appendFour(dst, digit(i))
 		}
 		dst = dst[:end]
 	}
 	return dst, nil
 }
 
-// appendPadded appends n in decimal, with zeros before it up to width.
-func appendPadded(dst []byte, n uint64, width int) []byte {
-	for limit := 10; width > 1; width, limit = width-1, limit*10 {
-		if n < uint64(limit) {
-			dst = append(dst, "0000000"[:width-1]...)
-			break
-		}
-	}
-	return strconv.AppendUint(dst, n, 10)
+// appendFour prints four decimal digits.
+func appendFour(dst []byte, n uint64) []byte {
+	return append(dst, '0'+byte(n/1000), '0'+byte(n/100%10), '0'+byte(n/10%10), '0'+byte(n%10))
 }
 
 func parseFloat(s string, _ source.Form) (source.Value, error) {

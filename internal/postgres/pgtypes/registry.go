@@ -186,7 +186,7 @@ func (t *typ) fromInfo(i *Info, resolve func(uint32) *typ) {
 		}
 	case i.Kind == Range && i.Subtype != 0:
 		t.shape, t.custom, t.part = rangeShape, true, resolve(i.Subtype)
-	case i.Kind == Multirange && i.Subtype != 0:
+	case i.Kind == Multirange && resolve(i.Subtype).shape == rangeShape:
 		t.shape, t.custom, t.part = multirangeShape, true, resolve(i.Subtype)
 	case i.Elem != 0:
 		t.shape, t.part = arrayShape, resolve(i.Elem)

@@ -53,17 +53,23 @@ func unpackUUID(dst, b []byte) ([]byte, error) {
 	if len(b) != 16 {
 		return dst, malformed("a uuid of %d bytes", len(b))
 	}
-	if dst == nil {
-		dst = make([]byte, 0, 36)
-	}
-	for i, part := range [][]byte{b[:4], b[4:6], b[6:8], b[8:10], b[10:]} {
-		if i > 0 {
-			dst = append(dst, '-')
+	var text [36]byte
+	n := 0
+	for i, c := range b {
+		if i == 4 || i == 6 || i == 8 || i == 10 {
+			text[n] = '-'
+			n++
 		}
-		dst = hex.AppendEncode(dst, part)
+		text[n], text[n+1] = lowerHex[c>>4], lowerHex[c&0xF]
+		n += 2
 	}
-	return dst, nil
+	return append(dst, text[:]...), nil
 }
+
+const (
+	lowerHex = "0123456789abcdef"
+	upperHex = "0123456789ABCDEF"
+)
 
 func unpackBits(dst, b []byte) ([]byte, error) {
 	if len(b) < 4 {
@@ -96,9 +102,8 @@ func unpackMAC(size int) func(dst, b []byte) ([]byte, error) {
 }
 
 func unpackEWKB(dst, b []byte) ([]byte, error) {
-	const digits = "0123456789ABCDEF"
 	for _, c := range b {
-		dst = append(dst, digits[c>>4], digits[c&0xF])
+		dst = append(dst, upperHex[c>>4], upperHex[c&0xF])
 	}
 	return dst, nil
 }
@@ -226,11 +231,10 @@ var lsnCodec = codec{
 }
 
 func paddedLSN(lsn source.LSN) source.Value {
-	const digits = "0123456789ABCDEF"
 	var b [17]byte
 	b[8] = '/'
 	for i := range 16 {
-		b[i+i/8] = digits[lsn>>(60-4*i)&0xF]
+		b[i+i/8] = upperHex[lsn>>(60-4*i)&0xF]
 	}
 	return source.String(string(b[:]))
 }
