@@ -1,25 +1,120 @@
 // Command millrace is the sync service's binary. Each command has its own file;
 // this one knows what they are called and how the process ends.
+//
+// Exit codes: 0 done; 1 a command failed, its command line is wrong, the sync config
+// has mistakes, or a second signal forced the end; 150 the service could not start;
+// 151 storage failed for good.
 package main
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/alecthomas/kong"
 )
 
 // commands is the command line.
 type commands struct {
-	Keygen keygenCmd `cmd:"" help:"Make a key pair for users' tokens and print it."`
+	Keygen  keygenCmd  `cmd:"" help:"Make a key pair for users' tokens and print it."`
+	Version versionCmd `cmd:"" help:"Show the version."`
 }
 
+// The exit codes besides 0.
+const (
+	exitFailed  = 1
+	exitStart   = 150
+	exitStorage = 151
+)
+
+// process is what a command sees of the process it runs in.
+type process struct {
+	out, err  io.Writer
+	lookupEnv func(string) (string, bool)
+	// notify returns a context that ends at the first signal to stop; at the second,
+	// or when stopping takes too long, the process ends at once. The function it
+	// returns must be called when the work is over.
+	notify func() (context.Context, context.CancelFunc)
+}
+
+// exitError is an error that ends the process with a code.
+type exitError struct {
+	code int
+	error
+}
+
+func (e *exitError) Unwrap() error { return e.error }
+
 func main() {
-	var c commands
-	ctx := kong.Parse(&c,
+	p := &process{out: os.Stdout, err: os.Stderr, lookupEnv: os.LookupEnv, notify: notifySignals}
+	os.Exit(p.run(os.Args[1:]))
+}
+
+// run runs one command line and returns the exit code.
+func (p *process) run(args []string) (code int) {
+	// kong ends the process itself after printing help; exited carries its code out.
+	type exited int
+	defer func() {
+		if e, ok := recover().(exited); ok {
+			code = int(e)
+		} else if r := recover(); r != nil {
+			panic(r)
+		}
+	}()
+	parser, err := kong.New(&commands{},
 		kong.Name("millrace"),
 		kong.Description("Streams a Postgres database, in slices that each user may see, to SQLite databases on their devices."),
-		kong.BindTo(os.Stdout, (*io.Writer)(nil)),
-		kong.UsageOnError())
-	ctx.FatalIfErrorf(ctx.Run())
+		kong.Writers(p.out, p.err),
+		kong.BindTo(p.out, (*io.Writer)(nil)),
+		kong.Bind(p),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+		kong.Exit(func(code int) { panic(exited(code)) }),
+	)
+	if err != nil {
+		panic(err) // the commands' tags are wrong
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	ctx, err := parser.Parse(longFlags(args))
+	if err != nil {
+		fmt.Fprintf(p.err, "millrace: %v\nmillrace --help shows the commands and their flags.\n", err)
+		return exitFailed
+	}
+	if err := ctx.Run(); err != nil {
+		if text := err.Error(); text != "" {
+			fmt.Fprintf(p.err, "millrace: %s\n", strings.TrimRight(text, "\n"))
+		}
+		var e *exitError
+		if errors.As(err, &e) {
+			return e.code
+		}
+		return exitFailed
+	}
+	return 0
+}
+
+// longFlags rewrites the flags of the PowerSync Service that have one dash and more
+// than one letter, as -c64 VALUE or -c64=VALUE.
+func longFlags(args []string) []string {
+	long := map[string]string{"-c64": "--config-base64", "-sync64": "--sync-base64"}
+	out := make([]string, len(args))
+	for i, arg := range args {
+		if arg == "--" {
+			copy(out[i:], args[i:])
+			break
+		}
+		name, value, ok := strings.Cut(arg, "=")
+		if l := long[name]; l != "" {
+			arg = l
+			if ok {
+				arg += "=" + value
+			}
+		}
+		out[i] = arg
+	}
+	return out
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/millrace-sync/millrace/internal/streams"
 )
@@ -130,6 +131,19 @@ func readFile(path string) ([]byte, error) {
 		return nil, fmt.Errorf("is larger than %d MiB", maxFile>>20)
 	}
 	return b, nil
+}
+
+// SyncFile reads a sync config from a file. Its errors do not repeat the path.
+func SyncFile(path string) (streams.Source, error) {
+	b, err := readFile(path)
+	if err != nil {
+		return streams.Source{}, err
+	}
+	b = trimBOM(b)
+	if !utf8.Valid(b) {
+		return streams.Source{}, errors.New("is not UTF-8")
+	}
+	return streams.Source{File: path, Text: string(b)}, nil
 }
 
 func unwrapPath(err error) error {

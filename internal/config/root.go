@@ -182,17 +182,11 @@ func (r *reader) syncFile(n node, dir string) streams.Source {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(dir, path)
 	}
-	b, err := readFile(path)
+	src, err := SyncFile(path)
 	if err != nil {
 		r.errorf(n, "%s %v", path, err).hint("the path is relative to the directory of the configuration file")
-		return streams.Source{}
 	}
-	b = trimBOM(b)
-	if !utf8.Valid(b) {
-		r.errorf(n, "%s is not UTF-8", path).hint("save it as UTF-8")
-		return streams.Source{}
-	}
-	return streams.Source{File: path, Text: string(b)}
+	return src
 }
 
 func (r *reader) api(n node) API {
