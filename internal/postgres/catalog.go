@@ -1,0 +1,137 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"strconv"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/millrace-sync/millrace/internal/postgres/pgtypes"
+	"github.com/millrace-sync/millrace/internal/source"
+)
+
+// catalog describes the tables that the stream names: what a Relation message
+// leaves out it asks the server, over a connection of its own that it opens when
+// it is first needed. It belongs to one goroutine.
+//
+// The answers are those of now, the message is of the past. They are used only for
+// what a later message would correct: the root of a partition, the primary key of
+// a table with REPLICA IDENTITY FULL, how a type is made up.
+type catalog struct {
+	config   Config
+	registry *pgtypes.Registry
+	conn     *pgconn.PgConn // nil until needed, and after a failure
+
+	builtin *pgtypes.Registry       // knows the built-in types only
+	types   map[uint32]pgtypes.Info // as last asked for
+}
+
+func newCatalog(c Config, registry *pgtypes.Registry) *catalog {
+	return &catalog{config: c, registry: registry, builtin: pgtypes.NewRegistry(), types: map[uint32]pgtypes.Info{}}
+}
+
+// close ends the connection.
+func (c *catalog) close(ctx context.Context) {
+	if c.conn != nil {
+		c.conn.Close(ctx)
+		c.conn = nil
+	}
+}
+
+// table describes a table; see describeFunc. A connection that broke while it was
+// not needed is opened again.
+func (c *catalog) table(ctx context.Context, rel relation) (t *source.Table, retyped bool, err error) {
+	kept := c.conn != nil
+	t, retyped, err = c.ask(ctx, rel)
+	if kept && errors.Is(err, ErrTransient) {
+		t, retyped, err = c.ask(ctx, rel)
+	}
+	return t, retyped, err
+}
+
+func (c *catalog) ask(ctx context.Context, rel relation) (t *source.Table, retyped bool, err error) {
+	if c.conn == nil {
+		if c.conn, err = connect(ctx, c.config, false); err != nil {
+			c.conn = nil
+			return nil, false, failed("describe a table of the stream", err)
+		}
+	}
+	defer func() {
+		if err != nil {
+			c.close(ctx)
+		}
+	}()
+	if retyped, err = c.refresh(ctx, rel); err != nil {
+		return nil, false, err
+	}
+	list, err := describe(ctx, c.conn, "describe a table of the stream", leafSQL, c.config.Publication, strconv.FormatUint(uint64(rel.oid), 10))
+	if err != nil {
+		return nil, false, err
+	}
+	t = rel.table(c.registry)
+	var primary []string
+	if len(list) > 0 { // else it was dropped since
+		t.RootSchema, t.RootName = list[0].RootSchema, list[0].RootName
+		primary = rel.covered(list[0].primaryNames())
+	}
+	if t.Identity == source.IdentityFull || t.Identity == source.IdentityNothing {
+		var key func(string) bool
+		t.Identity, key = wholeIdentity(t.Identity, primary)
+		for i := range t.Columns {
+			t.Columns[i].Key = key(t.Columns[i].Name)
+		}
+	}
+	return t, retyped, nil
+}
+
+// refresh asks for the types of a table that are not built in, also those already
+// known: ALTER TYPE may have changed them.
+func (c *catalog) refresh(ctx context.Context, rel relation) (changed bool, err error) {
+	oids := make([]uint32, len(rel.columns))
+	for i := range rel.columns {
+		oids[i] = rel.columns[i].typ
+	}
+	infos, err := typeInfos(ctx, c.conn, c.builtin.Missing(oids))
+	if err != nil {
+		return false, err
+	}
+	for _, info := range infos {
+		old, ok := c.types[info.OID]
+		if ok && reflect.DeepEqual(old, info) {
+			continue
+		}
+		c.types[info.OID] = info
+		c.registry.Add(info)
+		changed = changed || ok
+	}
+	return changed, nil
+}
+
+// covered returns names if the stream sends all those columns, else nil.
+func (rel *relation) covered(names []string) []string {
+	has := make(map[string]bool, len(rel.columns))
+	for i := range rel.columns {
+		has[rel.columns[i].name] = true
+	}
+	for _, n := range names {
+		if !has[n] {
+			return nil
+		}
+	}
+	return names
+}
+
+// table makes a table of what the message says.
+func (rel *relation) table(registry *pgtypes.Registry) *source.Table {
+	t := &source.Table{
+		ID: source.TableID(rel.oid), Schema: rel.schema, Name: rel.name,
+		Identity: identityOf(string(rel.identity)), Columns: make([]source.Column, len(rel.columns)),
+	}
+	for i := range rel.columns {
+		col := &rel.columns[i]
+		t.Columns[i] = source.Column{Name: col.name, Type: registry.Type(col.typ), Key: col.key}
+	}
+	return t
+}

@@ -1,0 +1,61 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/millrace-sync/millrace/internal/source"
+)
+
+// ReadRow reads the present version of one row, found by the key columns of
+// identity (its other datums are not looked at); false if it is gone. It serves
+// where the stream leaves out large values that are not stored here.
+func ReadRow(ctx context.Context, conn *pgconn.PgConn, t *source.Table, identity []source.Datum) ([]source.Datum, bool, error) {
+	doing := "read a row of " + t.QualifiedName()
+	if len(identity) != len(t.Columns) {
+		return nil, false, fmt.Errorf("%s: identity of %d columns, want %d", doing, len(identity), len(t.Columns))
+	}
+	list := make([]string, len(t.Columns))
+	var where []string
+	var values [][]byte
+	var formats []int16
+	for i := range t.Columns {
+		list[i] = quoteIdent(t.Columns[i].Name)
+		if !t.Columns[i].Key {
+			continue
+		}
+		d := identity[i]
+		if d.Encoding != source.Text && d.Encoding != source.Binary {
+			return nil, false, fmt.Errorf("%s: key column %s was not sent", doing, t.Columns[i].Name)
+		}
+		format := int16(pgproto3.TextFormat)
+		if d.Encoding == source.Binary {
+			format = pgproto3.BinaryFormat
+		}
+		values, formats = append(values, d.Bytes), append(formats, format)
+		where = append(where, fmt.Sprintf("%s = $%d", list[i], len(values)))
+	}
+	if len(where) == 0 {
+		return nil, false, fmt.Errorf("%s: it has no key", doing)
+	}
+	sql := fmt.Sprintf("SELECT %s FROM ONLY %s.%s WHERE %s", strings.Join(list, ", "),
+		quoteIdent(t.Schema), quoteIdent(t.Name), strings.Join(where, " AND "))
+	r := conn.ExecParams(ctx, sql, values, nil, formats, nil).Read()
+	if r.Err != nil {
+		return nil, false, failed(doing, r.Err)
+	}
+	if len(r.Rows) == 0 {
+		return nil, false, nil
+	}
+	row := make([]source.Datum, len(t.Columns))
+	for i, v := range r.Rows[0] {
+		if v != nil {
+			row[i] = source.Datum{Encoding: source.Text, Bytes: v}
+		}
+	}
+	return row, true, nil
+}
