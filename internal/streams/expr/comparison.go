@@ -9,7 +9,7 @@ func (c *compiler) comparison(op string, a, b operand) operand {
 	if fast, ok := c.fastComparison(op, a, b); ok {
 		return fast
 	}
-	return binary(a, b, c.comparer(op, a.aff, b.aff))
+	return lift2(a, b, c.comparer(op, a.aff, b.aff))
 }
 
 // comparer returns the comparison of two values whose expressions have the given

@@ -195,9 +195,9 @@ func (c *compiler) operator(op string, a []operand) operand {
 	case "||":
 		return c.concat(a[0], a[1])
 	case "IS NULL":
-		return unary(a[0], func(x source.Value) (source.Value, error) { return source.Bool(x.IsNull()), nil })
+		return lift1(a[0], func(x source.Value) (source.Value, error) { return source.Bool(x.IsNull()), nil })
 	case "IS NOT NULL":
-		return unary(a[0], func(x source.Value) (source.Value, error) { return source.Bool(!x.IsNull()), nil })
+		return lift1(a[0], func(x source.Value) (source.Value, error) { return source.Bool(!x.IsNull()), nil })
 	case "IS TRUE", "IS NOT TRUE", "IS FALSE", "IS NOT FALSE":
 		return c.isTruth(op, a[0])
 	case "BETWEEN", "NOT BETWEEN":
@@ -218,7 +218,7 @@ func (c *compiler) operator(op string, a []operand) operand {
 	return c.cast(strings.TrimPrefix(op, "CAST "), a[0])
 }
 
-func unary(a operand, f func(source.Value) (source.Value, error)) operand {
+func lift1(a operand, f func(source.Value) (source.Value, error)) operand {
 	run := a.run
 	return operand{run: func(in []source.Value) (source.Value, error) {
 		v, err := run(in)
@@ -229,7 +229,7 @@ func unary(a operand, f func(source.Value) (source.Value, error)) operand {
 	}}
 }
 
-func binary(a, b operand, f func(x, y source.Value) (source.Value, error)) operand {
+func lift2(a, b operand, f func(x, y source.Value) (source.Value, error)) operand {
 	ra, rb := a.run, b.run
 	return operand{run: func(in []source.Value) (source.Value, error) {
 		x, err := ra(in)
@@ -246,7 +246,7 @@ func binary(a, b operand, f func(x, y source.Value) (source.Value, error)) opera
 
 // strict1 and strict2 give NULL if an argument is NULL.
 func strict1(a operand, f func(source.Value) (source.Value, error)) operand {
-	return unary(a, func(v source.Value) (source.Value, error) {
+	return lift1(a, func(v source.Value) (source.Value, error) {
 		if v.IsNull() {
 			return source.Value{}, nil
 		}
@@ -255,7 +255,7 @@ func strict1(a operand, f func(source.Value) (source.Value, error)) operand {
 }
 
 func strict2(a, b operand, f func(x, y source.Value) (source.Value, error)) operand {
-	return binary(a, b, func(x, y source.Value) (source.Value, error) {
+	return lift2(a, b, func(x, y source.Value) (source.Value, error) {
 		if x.IsNull() || y.IsNull() {
 			return source.Value{}, nil
 		}
@@ -304,7 +304,7 @@ func (c *compiler) not(a operand) operand {
 	if c.Engine == SQLite {
 		return strict1(a, func(v source.Value) (source.Value, error) { return source.Bool(!truth(v)), nil })
 	}
-	return unary(a, func(v source.Value) (source.Value, error) { return source.Bool(!truth(v)), nil })
+	return lift1(a, func(v source.Value) (source.Value, error) { return source.Bool(!truth(v)), nil })
 }
 
 // negate is NOT of the result of another operator, for the NOT forms of operators.
@@ -322,7 +322,7 @@ func (c *compiler) isTruth(op string, a operand) operand {
 	truth := c.truth()
 	want := strings.HasSuffix(op, "TRUE")
 	negated := strings.Contains(op, "NOT")
-	return unary(a, func(v source.Value) (source.Value, error) {
+	return lift1(a, func(v source.Value) (source.Value, error) {
 		is := !v.IsNull() && truth(v) == want
 		return source.Bool(is != negated), nil
 	})

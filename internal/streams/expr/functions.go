@@ -31,15 +31,15 @@ var functions = []function{
 	{name: "ifnull", lo: 2, hi: -1, lazy: (*compiler).coalesce},
 	{name: "iif", lo: 3, hi: 3, lazy: (*compiler).iif},
 	{name: "instr", lo: 2, hi: 2, strict: true, two: instr},
-	{name: "json_array_length", lo: 1, hi: 2, strict: true, many: jsonArrayLength},
+	{name: "json_array_length", lo: 1, hi: 2, many: jsonArrayLength},
 	{name: "json_extract", lo: 2, hi: -1, many: jsonExtract},
 	{name: "json_keys", lo: 1, hi: 1, strict: true, one: jsonKeys},
-	{name: "json_valid", lo: 1, hi: 2, strict: true, many: jsonValid},
+	{name: "json_valid", lo: 1, hi: 2, many: jsonValid},
 	{name: "length", lo: 1, hi: 1, strict: true, one: length},
 	{name: "lower", lo: 1, hi: 1, strict: true, one: lower},
 	{name: "ltrim", lo: 1, hi: 2, strict: true, many: trimmer(true, false)},
 	{name: "nullif", lo: 2, hi: 2, two: nullif},
-	{name: "replace", lo: 3, hi: 3, strict: true, many: replace},
+	{name: "replace", lo: 3, hi: 3, many: replace},
 	{name: "round", lo: 1, hi: 2, strict: true, many: round},
 	{name: "rtrim", lo: 1, hi: 2, strict: true, many: trimmer(false, true)},
 	{name: "substring", lo: 2, hi: 3, strict: true, many: substring},
@@ -214,7 +214,7 @@ func (c *compiler) function(name string, args []operand) operand {
 		return f.lazy(c, args)
 	case f.one != nil:
 		one, strict := f.one, f.strict
-		return unary(args[0], func(v source.Value) (source.Value, error) {
+		return lift1(args[0], func(v source.Value) (source.Value, error) {
 			if strict && v.IsNull() {
 				return source.Value{}, nil
 			}
@@ -222,7 +222,7 @@ func (c *compiler) function(name string, args []operand) operand {
 		})
 	case f.two != nil:
 		two, strict := f.two, f.strict
-		return binary(args[0], args[1], func(x, y source.Value) (source.Value, error) {
+		return lift2(args[0], args[1], func(x, y source.Value) (source.Value, error) {
 			if strict && (x.IsNull() || y.IsNull()) {
 				return source.Value{}, nil
 			}

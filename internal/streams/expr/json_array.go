@@ -11,7 +11,7 @@ import (
 // FROM json_each(array)).
 func (c *compiler) inArray(op string, a, b operand) operand {
 	o := c.Options
-	equal := c.comparer("=", a.aff, affNone)
+	equal := c.comparer("=", a.aff, affBlob) // a column without a type has the affinity blob
 	const name = "IN"
 	search := func(x source.Value, each func(yield func(key, value source.Value) bool) error) (source.Value, error) {
 		found, null := false, false
@@ -45,7 +45,7 @@ func (c *compiler) inArray(op string, a, b operand) operand {
 	if b.constant && !b.value.IsNull() {
 		var values []source.Value
 		err := jsonEach(name, b.value, o, func(_, v source.Value) bool { values = append(values, v); return true })
-		res = unary(a, func(x source.Value) (source.Value, error) {
+		res = lift1(a, func(x source.Value) (source.Value, error) {
 			if err != nil {
 				return source.Value{}, err
 			}
@@ -59,7 +59,7 @@ func (c *compiler) inArray(op string, a, b operand) operand {
 			})
 		})
 	} else {
-		res = binary(a, b, func(x, array source.Value) (source.Value, error) {
+		res = lift2(a, b, func(x, array source.Value) (source.Value, error) {
 			if array.IsNull() && o.Engine == Reference {
 				return source.Value{}, nil
 			}

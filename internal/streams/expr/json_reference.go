@@ -80,7 +80,7 @@ func jsonOf(op string, v source.Value) (jsonText, error) {
 // arrow is -> or ->>.
 func (c *compiler) arrow(op string, a, b operand) operand {
 	if c.Engine == SQLite {
-		return strict2(a, b, func(x, path source.Value) (source.Value, error) { return arrowSQLite(op, x, path) })
+		return lift2(a, b, func(x, path source.Value) (source.Value, error) { return arrowSQLite(op, x, path) })
 	}
 	fixed := c.FixedJSONExtract
 	return strict2(a, b, func(x, path source.Value) (source.Value, error) {
@@ -192,6 +192,9 @@ func jsonArrayLength(o Options, a []source.Value) (source.Value, error) {
 	if o.Engine == SQLite {
 		return jsonArrayLengthSQLite(op, a)
 	}
+	if a[0].IsNull() || a[len(a)-1].IsNull() {
+		return source.Value{}, nil
+	}
 	j, err := jsonOf(op, a[0])
 	if err != nil {
 		return source.Value{}, err
@@ -237,6 +240,9 @@ func jsonValid(o Options, a []source.Value) (source.Value, error) {
 	}
 	if len(a) == 2 {
 		return source.Value{}, badValue(op, "the default expression engine takes no flags")
+	}
+	if a[0].IsNull() {
+		return source.Value{}, nil
 	}
 	if a[0].Kind() != source.KindText {
 		return source.Bool(a[0].Kind() == source.KindInteger || a[0].Kind() == source.KindReal), nil

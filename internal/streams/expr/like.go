@@ -9,7 +9,7 @@ import (
 // like is value LIKE pattern [ESCAPE character], in both engines as in SQLite: %
 // stands for any text, _ for one character, ASCII letters match in either case.
 func (c *compiler) like(op string, a []operand) operand {
-	o := c.Options
+	o, sqlite := c.Options, c.Engine == SQLite
 	match := func(v []source.Value) (source.Value, error) {
 		escape := rune(-1)
 		if len(v) == 3 {
@@ -29,12 +29,21 @@ func (c *compiler) like(op string, a []operand) operand {
 	}
 	res := operand{run: func(in []source.Value) (source.Value, error) {
 		var values [3]source.Value
+		null := false
 		for i := range a {
 			v, err := a[i].run(in)
-			if err != nil || v.IsNull() {
+			if err != nil {
 				return source.Value{}, err
 			}
 			values[i] = v
+			null = null || v.IsNull()
+		}
+		switch {
+		case sqlite && (values[0].Kind() == source.KindBlob || values[1].Kind() == source.KindBlob):
+			// As built with SQLITE_LIKE_DOESNT_MATCH_BLOBS, which SQLite recommends.
+			return source.Int(0), nil
+		case null:
+			return source.Value{}, nil
 		}
 		return match(values[:len(a)])
 	}}

@@ -98,10 +98,16 @@ func containsCharacter(set, c string) bool {
 
 // replace is replace(x, from, to); an empty from changes nothing.
 func replace(o Options, a []source.Value) (source.Value, error) {
-	s, from, to := textOf(o, a[0]), textOf(o, a[1]), textOf(o, a[2])
-	if from == "" {
-		return source.String(s), nil
+	if a[0].IsNull() || a[1].IsNull() {
+		return source.Value{}, nil
 	}
+	if from := textOf(o, a[1]); from == "" || (o.Engine == SQLite && from[0] == 0) {
+		return source.String(textOf(o, a[0])), nil
+	}
+	if a[2].IsNull() {
+		return source.Value{}, nil
+	}
+	s, from, to := textOf(o, a[0]), textOf(o, a[1]), textOf(o, a[2])
 	n := strings.Count(s, from)
 	if grown := len(s) + n*(len(to)-len(from)); grown > MaxText && grown > len(s) {
 		return source.Value{}, tooLarge("replace", "the result is longer than %d bytes", MaxText)

@@ -29,13 +29,14 @@ const (
 // parseFloatSQLite reads the number at the start of s as SQLite converts text to a
 // real, and says what s looks like.
 func parseFloatSQLite(s string) (float64, numberForm) {
+	s, _, _ = strings.Cut(s, "\x00")
 	s = strings.TrimLeft(s, " \t\n\v\f\r")
 	n, real := scanNumber(s)
 	if n == 0 {
 		return 0, formNone
 	}
 	rest := s[n:]
-	f, _ := strconv.ParseFloat(s[:n], 64)
+	f := decimalText(s[:n])
 	whole := strings.TrimLeft(rest, " \t\n\v\f\r") == ""
 	switch {
 	case whole && real:
@@ -46,6 +47,44 @@ func parseFloatSQLite(s string) (float64, numberForm) {
 		return f, formPrefix
 	}
 	return f, formNone
+}
+
+// decimalText converts a number as scanNumber delimits it. SQLite looks at the first
+// 19 or 20 significant digits only.
+func decimalText(s string) float64 {
+	negative := s[0] == '-'
+	var digits uint64
+	exp, fraction := 0, false
+	i := 0
+	for ; i < len(s) && s[i] != 'e' && s[i] != 'E'; i++ {
+		switch c := s[i]; {
+		case c == '.':
+			fraction = true
+		case !isDigit(c):
+		case digits < (math.MaxUint64-9)/10:
+			digits = digits*10 + uint64(c-'0')
+			if fraction {
+				exp--
+			}
+		case !fraction:
+			exp++
+		}
+	}
+	if i < len(s) {
+		e, err := strconv.Atoi(s[i+1:])
+		if err != nil || e > 10000 || e < -10000 {
+			e = 10000
+			if s[i+1] == '-' {
+				e = -10000
+			}
+		}
+		exp += e
+	}
+	f := decimalValue(digits, exp)
+	if negative {
+		return -f
+	}
+	return f
 }
 
 // parseIntSQLite reads the integer at the start of s.
@@ -81,7 +120,8 @@ func intValueText(s string) int64 {
 func numericText(s string) source.Value {
 	f, form := parseFloatSQLite(s)
 	if form == formInteger || form == formNone {
-		if i, state := parseIntSQLite(s); state != intOverflow {
+		// A NUL ends the number for one of the two only.
+		if i, state := parseIntSQLite(s); state == intExact || (state == intPrefix && form == formNone) {
 			return source.Int(i)
 		}
 	}
@@ -118,6 +158,7 @@ func realSQLite(v source.Value) source.Value {
 }
 
 func arithSQLite(op byte, a, b source.Value) source.Value {
+	m, n := toInt64(a), toInt64(b) // of text, not of the real that it may stand for
 	a, b = toNumberSQLite(a), toNumberSQLite(b)
 	x, xok := a.Int()
 	y, yok := b.Int()
@@ -140,7 +181,6 @@ func arithSQLite(op byte, a, b source.Value) source.Value {
 		}
 		return realOrNull(f / g)
 	}
-	m, n := toInt64(a), toInt64(b)
 	if n == 0 {
 		return source.Value{}
 	}

@@ -166,3 +166,25 @@ func firstDigits(f float64) (z []byte, point int) {
 	}
 	return z, point
 }
+
+// roundDecimal rounds to a number of digits after the point, half away from zero in
+// terms of the first 18 or 19 significant digits.
+func roundDecimal(f float64, digits int) float64 {
+	if f == 0 {
+		return f
+	}
+	z, point := firstDigits(math.Abs(f))
+	keep := point + digits
+	if keep < 0 || (keep == 0 && z[0] < '5') {
+		return math.Copysign(0, f)
+	}
+	if keep < len(z) {
+		up := z[keep] >= '5'
+		z = append([]byte{'0'}, z[:keep]...)
+		point++
+		if up {
+			z, point = incrementDigits(z, point)
+		}
+	}
+	return math.Copysign(decimalValue(prefixNumber(z, len(z)), point-len(z)), f)
+}

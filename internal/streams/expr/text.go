@@ -24,8 +24,6 @@ func textOf(o Options, v source.Value) string {
 	return textReference(v)
 }
 
-func isSpace(c byte) bool { return c == ' ' || (c >= '\t' && c <= '\r') }
-
 // trimSpaceJS removes the white space that JavaScript skips before a number.
 func trimSpaceJS(s string) string {
 	return strings.TrimLeft(s, "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000\ufeff")
@@ -185,6 +183,8 @@ func substring(o Options, a []source.Value) (source.Value, error) {
 	total := int64(0)
 	start := toInt64(a[1])
 	switch {
+	case blob && x.Str() == "" && o.Engine == SQLite:
+		return source.Value{}, nil
 	case blob:
 		s = x.Str()
 		total = int64(len(s))
