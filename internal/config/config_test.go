@@ -159,3 +159,18 @@ func TestSecretNeverPrints(t *testing.T) {
 		t.Error("a secret is not what it was")
 	}
 }
+
+// TestDocumented checks that the documentation names every key.
+func TestDocumented(t *testing.T) {
+	b, err := os.ReadFile("../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, keys := range [][]string{rootKeys, connectionKeys, storageKeys, authKeys, limitKeys} {
+		for _, key := range keys {
+			if !strings.Contains(string(b), key) {
+				t.Errorf("docs/configuration.md does not name %q", key)
+			}
+		}
+	}
+}

@@ -32,16 +32,20 @@ type Problem struct {
 	Caret, Width int
 }
 
+// Place returns file:line:column, or the file alone if there is no place in it.
+func (p Problem) Place() string {
+	if p.Line == 0 {
+		return p.File
+	}
+	return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Column)
+}
+
 // String renders the problem: a line with place, path and message, then the line
 // concerned with a caret, then the hint. It does not end in a newline.
 func (p Problem) String() string {
 	var b strings.Builder
-	b.WriteString(p.File)
-	if p.Line > 0 {
-		fmt.Fprintf(&b, ":%d:%d", p.Line, p.Column)
-	}
-	if b.Len() > 0 {
-		b.WriteString(": ")
+	if place := p.Place(); place != "" {
+		b.WriteString(place + ": ")
 	}
 	fmt.Fprintf(&b, "%s: ", p.Severity)
 	if p.Path != "" {
