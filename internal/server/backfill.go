@@ -28,7 +28,7 @@ const (
 // backfiller reads tables in chunks and hands them to the follower, which merges
 // each when its high watermark comes in the stream (see replicate.Chunk).
 type backfiller struct {
-	source *postgres.Source
+	conns  *conns
 	eval   *replicate.Evaluator
 	tables map[source.TableID]*source.Table
 	log    *slog.Logger
@@ -45,9 +45,9 @@ type readChunk struct {
 	merged chan error // holds one
 }
 
-func newBackfiller(src *postgres.Source, eval *replicate.Evaluator, tables []*source.Table, log *slog.Logger) *backfiller {
+func newBackfiller(c *conns, eval *replicate.Evaluator, tables []*source.Table, log *slog.Logger) *backfiller {
 	b := &backfiller{
-		source: src, eval: eval, log: log,
+		conns: c, eval: eval, log: log,
 		tables: map[source.TableID]*source.Table{},
 		run:    strconv.FormatInt(time.Now().UnixNano(), 36),
 		chunks: map[uint64]*readChunk{},
@@ -82,7 +82,7 @@ func (b *backfiller) parse(content []byte) (mark, bool) {
 }
 
 func (b *backfiller) emit(ctx context.Context, which string, chunk uint64, table source.TableID) error {
-	_, err := b.source.Emit(ctx, fmt.Appendf(nil, "%s %s %d %d", which, b.run, chunk, table))
+	_, err := postgres.Emit(ctx, b.conns.backfill, postgres.MessagePrefix, fmt.Appendf(nil, "%s %s %d %d", which, b.run, chunk, table))
 	return err
 }
 
@@ -191,7 +191,7 @@ func (b *backfiller) read(ctx context.Context, t *replicate.Table, after []strin
 	if t.WholeRow() {
 		limit = 0 // all at once: equal rows have to be counted
 	}
-	raw, err := b.source.ReadChunk(ctx, postgres.ChunkRequest{Table: t.Table, After: after, Limit: limit})
+	raw, err := postgres.ReadChunk(ctx, b.conns.backfill, b.conns.registry, postgres.ChunkRequest{Table: t.Table, After: after, Limit: limit})
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +202,7 @@ func (b *backfiller) read(ctx context.Context, t *replicate.Table, after []strin
 	c := &readChunk{
 		Chunk: &replicate.Chunk{
 			Table: t, Rows: rows, After: after, Last: raw.Last, Done: raw.Done,
-			Unseen: raw.Snapshot.InProgress, Next: raw.Snapshot.Next,
+			Unseen: raw.Unseen, Next: raw.Next,
 		},
 		merged: make(chan error, 1),
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/millrace-sync/millrace/internal/checkpoint"
@@ -42,6 +43,9 @@ type replicator struct {
 	deploys *deploys
 	health  *health
 	log     *slog.Logger
+	// heartbeat is the interval of the marks that let the slot advance while nothing
+	// that concerns us happens on the source.
+	heartbeat time.Duration
 
 	state *state
 }
@@ -92,47 +96,92 @@ func (r *replicator) pause(ctx context.Context, d time.Duration) error {
 
 // connectAndFollow is one life of the connection to the source.
 func (r *replicator) connectAndFollow(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if err := r.store.Discard(ctx); err != nil {
-		return fmt.Errorf("take back an unfinished transaction: %w", err)
+	f, stream, err := r.connect(ctx)
+	if err != nil {
+		return err
 	}
-	recovered := r.store.Recovered()
+	defer f.conns.close()
+	return f.run(ctx, stream)
+}
 
-	src, err := postgres.Connect(ctx, r.config)
+// connect makes everything ready to follow the stream. Reaching the source may
+// take long; the process shows meanwhile that it is alive.
+func (r *replicator) connect(ctx context.Context) (_ *follower, _ *postgres.Stream, err error) {
+	done := make(chan struct{})
+	var alive sync.WaitGroup
+	alive.Go(func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				r.health.touch(time.Now())
+			case <-done:
+				return
+			}
+		}
+	})
+	defer alive.Wait()
+	defer close(done)
+
+	recovered, err := r.store.Recover(ctx)
 	if err != nil {
-		return err
+		return nil, nil, fmt.Errorf("recover the store: %w", err)
 	}
-	defer src.Close()
-	slot, err := src.EnsureSlot(ctx)
+	facts, err := postgres.Check(ctx, r.config)
 	if err != nil {
-		return err
+		return nil, nil, err
+	}
+	for _, w := range facts.Warnings {
+		r.log.Warn("source", "warning", w.Error())
+	}
+	start, created, err := postgres.EnsureSlot(ctx, r.config)
+	if errors.Is(err, postgres.ErrSlotLost) {
+		r.log.Warn("the replication slot cannot be used any more and is replaced", "reason", err)
+		if err := postgres.DropSlot(ctx, r.config); err != nil {
+			return nil, nil, err
+		}
+		start, created, err = postgres.EnsureSlot(ctx, r.config)
+	}
+	if err != nil {
+		return nil, nil, err
 	}
 	from := recovered.Checkpoint.LSN
 	r.state = prepare(recovered, r.plan, r.text)
 	var stale []storage.Definition
-	if slot.Created && from != 0 && len(recovered.Definitions) > 0 {
-		r.log.Warn("the replication slot was missing and has been created again: changes made meanwhile were missed, so every table is read anew; clients are served the old state until that is done", "slot", r.config.SlotName)
-		stale = r.state.startOver(r.plan, r.text)
+	if created {
+		from = start
+		if len(recovered.Definitions) > 0 {
+			r.log.Warn("the replication slot was missing: changes made meanwhile were missed, so every table is read anew; clients are served the old state until that is done", "slot", r.config.Slot)
+			stale = r.state.startOver(r.plan, r.text)
+		}
 	}
-	if slot.Created {
-		from = slot.Start
-	}
-	f, err := r.newFollower(ctx, src, stale)
+	c, err := connectAll(ctx, r.config)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	stream, err := src.OpenStream(ctx, from)
+	defer func() {
+		if err != nil {
+			c.close()
+		}
+	}()
+	f, err := r.newFollower(ctx, c, recovered, max(from, recovered.Checkpoint.LSN), stale)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	return f.run(ctx, stream)
+	stream, err := postgres.OpenStream(ctx, r.config, c.registry, from)
+	if err != nil {
+		return nil, nil, err
+	}
+	r.log.Info("replicating", "server_version", facts.Version, "slot", r.config.Slot, "from", from)
+	return f, stream, nil
 }
 
 // follower follows one stream.
 type follower struct {
 	*replicator
-	source   *postgres.Source
+	conns    *conns
+	secret   [32]byte
 	stream   *postgres.Stream
 	applier  *replicate.Applier
 	backfill *backfiller
@@ -145,12 +194,14 @@ type follower struct {
 }
 
 // newFollower prepares the evaluation of both deploys and what is to be read.
-func (r *replicator) newFollower(ctx context.Context, src *postgres.Source, stale []storage.Definition) (*follower, error) {
+func (r *replicator) newFollower(ctx context.Context, c *conns, recovered storage.Recovered, at source.LSN, stale []storage.Definition) (*follower, error) {
 	s := r.state
-	recovered := r.store.Recovered()
-	f := &follower{replicator: r, source: src, lsn: recovered.Checkpoint.LSN, changes: newChangeSet()}
+	f := &follower{replicator: r, conns: c, secret: recovered.Secret, lsn: at, saved: at, changes: newChangeSet()}
 	eval := replicate.NewEvaluator(recovered.Secret, s.current, s.next)
-	f.applier = replicate.NewApplier(r.store, src.ReadRow(ctx), eval, recovered.NextOp, replicate.DefaultLimits)
+	refetch := func(t *source.Table, identity []source.Datum) ([]source.Datum, bool, error) {
+		return postgres.ReadRow(ctx, c.follower, t, identity)
+	}
+	f.applier = replicate.NewApplier(r.store, refetch, eval, recovered.NextOp, replicate.DefaultLimits)
 	if s.current != nil {
 		if current, _ := r.deploys.Current(); current == nil {
 			r.deploys.set(s.current)
@@ -160,12 +211,12 @@ func (r *replicator) newFollower(ctx context.Context, src *postgres.Source, stal
 	if s.next == nil {
 		return f, nil
 	}
-	tables, problems, err := src.Tables(ctx, patterns(s.next.Plan))
+	tables, problems, err := postgres.Tables(ctx, c.follower, r.config.Publication, c.registry, patterns(s.next.Plan))
 	if err != nil {
 		return nil, err
 	}
 	for _, p := range problems {
-		r.log.Error("table cannot be replicated", "problem", p.Error())
+		r.log.Error("table", "table", p.Table, "problem", p.Err.Error(), "left_out", p.Omitted)
 	}
 	for i := range s.new {
 		s.new[i].Tables = tableProgress(&s.new[i], s.next.Plan, tables)
@@ -176,7 +227,7 @@ func (r *replicator) newFollower(ctx context.Context, src *postgres.Source, stal
 		return nil, fmt.Errorf("store deploy: %w", err)
 	}
 	f.applier.Backfill(s.new)
-	f.backfill = newBackfiller(src, eval, tables, r.log)
+	f.backfill = newBackfiller(c, eval, tables, r.log)
 	return f, nil
 }
 
@@ -320,31 +371,34 @@ func (f *follower) apply(ctx context.Context, events <-chan postgres.Event) erro
 
 func (f *follower) event(ev postgres.Event, commit replicate.CommitFunc) error {
 	f.health.progress(time.Now())
-	switch ev := ev.(type) {
-	case *source.Txn:
-		if err := f.applier.Apply(ev, commit); err != nil {
-			return err
-		}
-		f.inTxn = ev.More
-		for _, m := range ev.Messages {
-			if err := f.message(m, commit); err != nil {
-				return err
-			}
-		}
-		if !ev.More {
-			f.lsn = ev.Commit
-			f.txns++
-		}
-	case *postgres.Relation:
+	switch {
+	case ev.Txn != nil:
+		return f.transaction(ev.Txn, commit)
+	case ev.Table != nil:
 		if t := f.applier.Bind(ev.Table); t != nil {
 			for _, w := range t.Warnings() {
 				f.log.Warn("sync config does not fit the table", "warning", w.Message, "table", ev.Table.QualifiedName())
 			}
 		}
-	case *postgres.Keepalive:
-		if !f.inTxn {
-			f.lsn = max(f.lsn, ev.LSN)
+	case !f.inTxn:
+		f.lsn = max(f.lsn, ev.LSN)
+	}
+	return nil
+}
+
+func (f *follower) transaction(tx *source.Txn, commit replicate.CommitFunc) error {
+	if err := f.applier.Apply(tx, commit); err != nil {
+		return err
+	}
+	f.inTxn = tx.More
+	for _, m := range tx.Messages {
+		if err := f.message(m, commit); err != nil {
+			return err
 		}
+	}
+	if !tx.More {
+		f.lsn = max(f.lsn, tx.Commit)
+		f.txns++
 	}
 	return nil
 }
@@ -409,6 +463,7 @@ func (f *follower) idle(commit replicate.CommitFunc) error {
 // commit makes a batch durable and tells everyone concerned.
 func (f *follower) commit(ctx context.Context, b *storage.Batch) error {
 	f.changes.add(b)
+	f.health.touch(time.Now())
 	if err := f.store.Commit(ctx, b); err != nil {
 		return err
 	}
@@ -416,10 +471,12 @@ func (f *follower) commit(ctx context.Context, b *storage.Batch) error {
 		return nil
 	}
 	f.saved = b.LSN
-	at, err := f.store.Checkpoint()
+	snap, err := f.store.Snapshot()
 	if err != nil {
 		return err
 	}
+	at := snap.Checkpoint()
+	snap.Close()
 	f.hub.Publish(at, f.changes.take())
 	f.stream.Confirm(f.store.DurableLSN())
 	return nil
@@ -441,9 +498,8 @@ func (f *follower) switchDeploy(commit replicate.CommitFunc) error {
 	if err := commit(batch); err != nil {
 		return fmt.Errorf("switch deploy: %w", err)
 	}
-	recovered := f.store.Recovered()
 	s.current, s.next, s.switched, s.drop = s.next, nil, false, nil
-	f.applier.SetEvaluator(replicate.NewEvaluator(recovered.Secret, s.current, nil))
+	f.applier.SetEvaluator(replicate.NewEvaluator(f.secret, s.current, nil))
 	f.deploys.set(s.current)
 	f.health.setServing()
 	f.log.Info("sync config is current", "deploy", s.record.ID, "streams", len(s.current.Plan.Streams), "definitions", len(s.current.IDs), "checkpoint", f.hub.Latest())

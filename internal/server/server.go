@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/millrace-sync/millrace/internal/auth"
 	"github.com/millrace-sync/millrace/internal/checkpoint"
 	"github.com/millrace-sync/millrace/internal/config"
 	"github.com/millrace-sync/millrace/internal/deploy"
@@ -65,6 +66,7 @@ func Run(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	defer verifier.Close()
 	listener, err := net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(cfg.Port)))
 	if err != nil {
 		return fmt.Errorf("listen on port %d: %w; end the program that uses the port, or set another port in %s", cfg.Port, err, cfg.File)
@@ -89,7 +91,7 @@ type service struct {
 	diagnostics []streams.Diagnostic
 	store       *pebblestore.Store
 	listener    net.Listener
-	verifier    httpapi.Verifier
+	verifier    *auth.Verifier
 }
 
 func serve(ctx context.Context, s *service) error {

@@ -3,9 +3,13 @@ package server
 import (
 	"cmp"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"syscall"
 
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/millrace-sync/millrace/internal/auth"
 	"github.com/millrace-sync/millrace/internal/config"
 	"github.com/millrace-sync/millrace/internal/postgres"
 	"github.com/millrace-sync/millrace/internal/streams"
@@ -70,4 +74,21 @@ func refuse(r config.IPRanges, a netip.Addr) error {
 		}
 	}
 	return nil
+}
+
+// newVerifier sets up the check of tokens.
+func newVerifier(cfg *config.Config, log *slog.Logger) (*auth.Verifier, error) {
+	c := &cfg.ClientAuth
+	out := auth.Config{
+		KeySetURIs: c.JWKSURIs, BlockLocal: c.BlockLocalJWKS || c.RejectIPRanges.Local, RejectRanges: c.RejectIPRanges.Prefixes,
+		SupabaseKeySetURI: c.SupabaseJWKSURI, SupabaseSecret: string(c.SupabaseJWTSecret), Audience: c.Audience, Log: log,
+	}
+	for _, k := range c.Keys {
+		var jwk jose.JSONWebKey
+		if err := jwk.UnmarshalJSON([]byte(k.JWK)); err != nil {
+			return nil, fmt.Errorf("%s:%d:%d: %s: %w", k.File, k.Line, k.Column, k.Path, err)
+		}
+		out.Keys = append(out.Keys, jwk)
+	}
+	return auth.New(out)
 }
