@@ -92,7 +92,7 @@ func (r *reader) slotPrefix(n node) string {
 
 // connection reads the keys that a source and a Postgres storage have in common.
 func (r *reader) connection(m mapping) Connection {
-	before := len(r.problems)
+	before := r.mistakes()
 	c := Connection{ConnectTimeout: 20 * time.Second, Port: 5432}
 	uri := m.at["uri"]
 	uriRead := true
@@ -117,7 +117,7 @@ func (r *reader) connection(m mapping) Connection {
 	c.MaxPoolSize = r.integer(m.at["max_pool_size"], 8, 1, 1000)
 	c.ConnectTimeout = r.seconds(m.at["connect_timeout"], int(c.ConnectTimeout/time.Second), 1, 3600)
 	c.RejectIPRanges = r.ipRanges(m.at["reject_ip_ranges"])
-	if uriRead && len(r.problems) == before {
+	if uriRead && r.mistakes() == before { // else a part may be missing because it is wrong
 		r.requireParts(m, &c)
 	}
 	r.protection(m, &c)

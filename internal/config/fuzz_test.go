@@ -61,6 +61,14 @@ func FuzzLoad(f *testing.F) {
 			}
 			return
 		}
+		c := cfg.Connection
+		if c.Host == "" || c.User == "" || c.Database == "" || c.Port < minPort || c.Password == "" && c.Host[0] != '/' ||
+			c.SSLMode == VerifyCA && c.CACert == "" || c.SlotPrefix == "" || c.MaxPoolSize < 1 || c.ConnectTimeout <= 0 || c.Heartbeat <= 0 {
+			t.Errorf("the connection is incomplete: %+v", c)
+		}
+		if cfg.Storage.Path == "" || cfg.Port < 0 || cfg.Port > 65535 || cfg.API.Limits.CheckpointRequestRetention <= 0 {
+			t.Errorf("the configuration is incomplete: %v", cfg)
+		}
 		src := cfg.Sync.Source
 		if strings.TrimSpace(src.Text) == "" {
 			t.Errorf("there is no sync config: %+v", src)

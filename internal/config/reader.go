@@ -64,6 +64,17 @@ func (r *reader) warnf(n node, format string, args ...any) *Problem {
 	return r.report(streams.Warning, n, format, args...)
 }
 
+// mistakes counts the problems so far that are no warnings.
+func (r *reader) mistakes() int {
+	n := 0
+	for _, p := range r.problems {
+		if p.Severity == streams.Error {
+			n++
+		}
+	}
+	return n
+}
+
 // hint sets what to write instead.
 func (p *Problem) hint(format string, args ...any) *Problem {
 	p.Hint = fmt.Sprintf(format, args...)

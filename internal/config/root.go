@@ -7,6 +7,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"go.yaml.in/yaml/v4"
+
 	"github.com/millrace-sync/millrace/internal/streams"
 )
 
@@ -159,8 +161,8 @@ func (r *reader) syncBase64(in Input) (streams.Source, bool) {
 func (r *reader) syncContent(n node) streams.Source {
 	s, ok := r.scalar(n, "text")
 	if !ok {
-		if p := r.problems[len(r.problems)-1]; p.Path == n.path && p.Hint == "" {
-			p.hint("write content: | and indent the sync config below it")
+		if n.Kind != yaml.ScalarNode { // the | has been forgotten
+			r.problems[len(r.problems)-1].hint("write content: | and indent the sync config below it")
 		}
 		return streams.Source{}
 	}
