@@ -41,7 +41,7 @@ var scalars = []struct {
 	{603, "box", 1020, &opaqueCodec},
 	{604, "polygon", 1027, &opaqueCodec},
 	{628, "line", 629, &opaqueCodec},
-	{650, "cidr", 651, &cidrCodec},
+	{650, "cidr", 651, &inetCodec},
 	{700, "float4", 1021, &float4Codec},
 	{701, "float8", 1022, &float8Codec},
 	{718, "circle", 719, &opaqueCodec},

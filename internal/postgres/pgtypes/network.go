@@ -5,12 +5,9 @@ import (
 	"strconv"
 )
 
-// The codecs of network addresses. Both print a host as an address alone or with
-// its mask's length: inet leaves out the longest one, cidr never does.
-var (
-	inetCodec = codec{parse: verbatim, unpack: unpackInet}
-	cidrCodec = codec{parse: verbatim, unpack: unpackInet}
-)
+// inetCodec is of inet and cidr. Both print an address and the length of its mask:
+// inet leaves out the longest one, cidr never does.
+var inetCodec = codec{parse: verbatim, unpack: unpackInet}
 
 // The address families of the send form.
 const (

@@ -147,6 +147,12 @@ var (
 func integerCodec(size int, read func(b []byte) int64) codec {
 	return codec{
 		parse: func(s string, _ source.Form) (source.Value, error) {
+			// Most integers are short and positive, for which ParseInt does too much.
+			if len(s) > 0 && len(s) <= 9 {
+				if n, ok := number(s); ok {
+					return source.Int(int64(n)), nil
+				}
+			}
 			i, err := strconv.ParseInt(s, 10, 64)
 			if err != nil {
 				return source.Value{}, malformed("an integer is not decimal digits within 64 bits")

@@ -111,6 +111,51 @@ func TestTextEqualsBinary(t *testing.T) {
 	}
 }
 
+// TestBuiltins compares the table of built-in types with a server's catalog.
+func TestBuiltins(t *testing.T) {
+	var infos []Info
+	readJSON(t, "testdata/types.json", &infos)
+	byOID := map[uint32]Info{}
+	for _, i := range infos {
+		byOID[i.OID] = i
+	}
+	seen := 0
+	for _, i := range infos {
+		const firstUserOID = 16_384
+		elem := byOID[i.Elem].Kind
+		// Rows of the catalog's own tables are left to the catalog; columns have no pseudo-types.
+		if i.OID >= firstUserOID || i.Kind == Composite || elem == Composite || i.Kind == Pseudo || elem == Pseudo {
+			continue
+		}
+		seen++
+		b, ok := builtins[i.OID]
+		if !ok {
+			t.Errorf("%s (%d) is missing", i.Name, i.OID)
+			continue
+		}
+		if b.delim == 0 {
+			b.delim = ','
+		}
+		want := builtin{name: i.Name, part: max(i.Elem, i.Subtype), delim: i.Delim, codec: b.codec}
+		switch {
+		case i.Elem != 0:
+			want.shape, want.delim = arrayShape, ','
+		case i.Kind == Range:
+			want.shape = rangeShape
+		case i.Kind == Multirange:
+			want.shape = multirangeShape
+		case b.codec == nil:
+			t.Errorf("%s (%d) has no codec", i.Name, i.OID)
+		}
+		if b != want {
+			t.Errorf("%s (%d): got %+v, want %+v", i.Name, i.OID, b, want)
+		}
+	}
+	if seen != len(builtins) {
+		t.Errorf("compared %d types of %d", seen, len(builtins))
+	}
+}
+
 // TestExact holds the canonical form to what identities need: different values
 // of one type stay different.
 func TestExact(t *testing.T) {

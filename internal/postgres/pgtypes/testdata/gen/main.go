@@ -87,7 +87,8 @@ CREATE TYPE pairrange AS RANGE (subtype = pair, multirange_type_name = pairmulti
 `
 
 // writeValues writes values.tsv (type oid, output text as a Go string, send form
-// in hex or "-", expected JSON or "-") and types.json (the catalog's Infos).
+// in hex or "-", expected JSON or "-") and types.json (the catalog's Infos of those
+// and of all built-in types).
 func writeValues(ctx context.Context, dsn, dir string) (err error) {
 	conn, err := connect(ctx, dsn, "")
 	if err != nil {
@@ -117,6 +118,17 @@ func writeValues(ctx context.Context, dsn, dir string) (err error) {
 	}
 	if err := w.Flush(); err != nil {
 		return err
+	}
+	r := conn.ExecParams(ctx, "SELECT oid::int8 FROM pg_type WHERE oid < 10000 AND typtype IN ('b', 'r', 'm')", nil, nil, nil, nil).Read()
+	if r.Err != nil {
+		return r.Err
+	}
+	for _, row := range r.Rows {
+		oid, err := strconv.ParseUint(string(row[0]), 10, 32)
+		if err != nil {
+			return err
+		}
+		oids[uint32(oid)] = true
 	}
 	if err := writeInfos(ctx, conn, oids, filepath.Join(dir, "types.json")); err != nil {
 		return err
@@ -192,7 +204,15 @@ func writeInfos(ctx context.Context, conn *pgconn.PgConn, oids map[uint32]bool, 
 		}
 		infos = append(infos, i)
 	}
-	return writeJSON(path, infos)
+	lines := make([]string, len(infos))
+	for i := range infos {
+		b, err := json.Marshal(infos[i])
+		if err != nil {
+			return err
+		}
+		lines[i] = string(b)
+	}
+	return os.WriteFile(path, []byte("[\n"+strings.Join(lines, ",\n")+"\n]\n"), 0o644)
 }
 
 func writeJSON(path string, v any) error {
