@@ -162,10 +162,10 @@ func (p *Process) logTail() string {
 // guardScript waits on a pipe that the system closes when we are gone, however
 // that came. A line on it says that we took care ourselves.
 const guardScript = `read -r line && exit 0
-kill -TERM -- "-$1" 2>/dev/null || exit 0
+kill -s TERM -- "-$1" 2>/dev/null || exit 0
 n=0
-while kill -0 -- "-$1" 2>/dev/null && [ "$n" -lt 120 ]; do sleep 0.1; n=$((n+1)); done
-kill -KILL -- "-$1" 2>/dev/null
+while kill -s 0 -- "-$1" 2>/dev/null && [ "$n" -lt 120 ]; do sleep 0.1; n=$((n+1)); done
+kill -s KILL -- "-$1" 2>/dev/null
 `
 
 // guard starts a watchdog over a process group; writing a line to it ends it.
