@@ -401,8 +401,8 @@ func (p *parser) call(schema, name Name) *Call {
 	p.wantOp("(")
 	switch {
 	case p.isOp("*"):
-		at := p.take()
-		p.unsupported(start.To(at.Span), fmt.Sprintf("%s(*) is not supported: there are no aggregates", name.Text), "select the rows themselves and aggregate on the client, or keep the totals in a table")
+		p.take()
+		p.unsupported(start.To(p.peek().Span), fmt.Sprintf("%s(*) is not supported: there are no aggregates", name.Text), "select the rows themselves and aggregate on the client, or keep the totals in a table")
 		p.wantOp(")")
 	case p.isWord("distinct"):
 		p.syntax(p.peek().Span, "DISTINCT is not supported in a call", "remove it")
