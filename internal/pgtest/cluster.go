@@ -251,6 +251,12 @@ func (c *Cluster) Restart(ctx context.Context, mode StopMode) error {
 	return c.start(ctx)
 }
 
+// MarkStandby makes the stopped server recover without end when it is started
+// again, as a standby does whose primary is away.
+func (c *Cluster) MarkStandby() error {
+	return c.write(filepath.Join(c.dataDir(), "standby.signal"), nil)
+}
+
 // Done returns a channel that is closed when the running server ends, or nil when
 // none runs.
 func (c *Cluster) Done() <-chan struct{} {

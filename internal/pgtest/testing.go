@@ -137,6 +137,10 @@ func (c *Cluster) dropDatabase(name string) error {
 		return err
 	}
 	defer conn.Close(ctx)
+	var standby bool
+	if err := conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&standby); err != nil || standby {
+		return err // a standby's databases go with its directory
+	}
 	if _, err := conn.Exec(ctx, "ALTER DATABASE "+name+" WITH ALLOW_CONNECTIONS false"); err != nil {
 		return err
 	}
@@ -175,10 +179,11 @@ func (c *Cluster) Conn(t testing.TB, dsn string) *pgx.Conn {
 }
 
 // Exec runs statements on a connection of their own, over the simple protocol, so
-// that there may be several in one text.
+// that there may be several in one text. It may be called from a test's cleanup.
 func Exec(t testing.TB, dsn string, statements ...string) {
 	t.Helper()
-	ctx := t.Context()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+	defer cancel()
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
 		t.Fatal(err)
