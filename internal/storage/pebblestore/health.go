@@ -27,8 +27,9 @@ type health struct {
 	log    *slog.Logger
 	failed chan struct{} // closed after cause is set
 
-	mu    sync.Mutex
-	cause error
+	mu       sync.Mutex
+	cause    error
+	flushErr error // what the last flush ended with
 }
 
 func newHealth(log *slog.Logger) *health {
@@ -92,6 +93,29 @@ func (h *health) guard(f func() error) error {
 	}
 }
 
+func (h *health) flushed(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.flushErr = err
+}
+
+// backgroundError is told why a flush, a compaction or a look at a table failed.
+// Without flushes commits would soon wait forever, and a full disk gets no better
+// by itself; but a table that cannot be read must not stop the rest.
+//
+// Pebble calls flushed just before, also with "empty table", which is no failure
+// and does not come here.
+func (h *health) backgroundError(err error) {
+	h.mu.Lock()
+	flush := errors.Is(err, h.flushErr)
+	h.mu.Unlock()
+	if flush || errors.Is(err, syscall.ENOSPC) {
+		h.fail(fmt.Errorf("write a table: %w", err))
+		return
+	}
+	h.Errorf("background error: %v", err)
+}
+
 // Infof implements pebble.Logger. Pebble tells of each flush and compaction.
 func (h *health) Infof(string, ...any) {}
 
@@ -130,21 +154,9 @@ func pebbleOptions(opts Options, lock *pebble.Lock, h *health) *pebble.Options {
 		L0CompactionThreshold:       2,
 		L0StopWritesThreshold:       1000,
 		EventListener: &pebble.EventListener{
-			// Without flushes commits would soon wait forever.
-			FlushEnd: func(info pebble.FlushInfo) {
-				if info.Err != nil {
-					h.fail(fmt.Errorf("write a table: %w", info.Err))
-				}
-			},
-			// Only a full disk: a table that cannot be read must not stop the rest.
-			CompactionEnd: func(info pebble.CompactionInfo) {
-				if errors.Is(info.Err, syscall.ENOSPC) {
-					h.fail(fmt.Errorf("compact tables: %w", info.Err))
-				}
-			},
-			DataCorruption: func(info pebble.DataCorruptionInfo) {
-				h.Errorf("%s", info)
-			},
+			FlushEnd:        func(info pebble.FlushInfo) { h.flushed(info.Err) },
+			BackgroundError: h.backgroundError,
+			DataCorruption:  func(info pebble.DataCorruptionInfo) { h.Errorf("%s", info) },
 		},
 	}
 	for i := range o.Levels {

@@ -1,0 +1,51 @@
+package pebblestore
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/millrace-sync/millrace/internal/storage/storagetest"
+)
+
+func TestContract(t *testing.T) {
+	storagetest.Run(t, func(t *testing.T) storagetest.Harness {
+		return &memHarness{t: t, fs: vfs.NewCrashableMem()}
+	})
+}
+
+// memHarness keeps a store in memory that forgets what was not synced.
+type memHarness struct {
+	t  *testing.T
+	fs *vfs.MemFS
+}
+
+// asStore gives Store the suite's interface.
+type asStore struct{ *Store }
+
+func (s asStore) Snapshot() (storagetest.Snapshot, error) {
+	sn, err := s.Store.Snapshot()
+	if err != nil {
+		return nil, err
+	}
+	return sn, nil
+}
+
+func (h *memHarness) Open() (storagetest.Store, error) {
+	s, err := Open(h.t.Context(), Options{Dir: "data/store", FS: h.fs, MemTableSize: 64 << 10})
+	if err != nil {
+		return nil, err
+	}
+	h.t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			h.t.Errorf("close at the end: %v", err)
+		}
+	})
+	return asStore{s}, nil
+}
+
+func (h *memHarness) Crash(rng *rand.Rand) {
+	percent := []int{0, 30, 100}[rng.IntN(3)]
+	h.fs = h.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng})
+}

@@ -1,0 +1,253 @@
+package storagetest
+
+import (
+	"math/rand/v2"
+	"slices"
+
+	"github.com/millrace-sync/millrace/internal/bucket"
+	"github.com/millrace-sync/millrace/internal/source"
+	"github.com/millrace-sync/millrace/internal/storage"
+)
+
+// history is a random sequence of all that can happen to a store, with the models
+// of its newest state, of what is published and of what a crash must leave. The
+// last two differ in nothing but the LSN.
+type history struct {
+	*tester
+	gen                       *generator
+	newest, published, synced *model
+	syncedNext                bucket.OpID // what NextOp must not fall below
+	held                      []heldSnapshot
+	uploads                   map[string]storage.WriteCheckpoint
+}
+
+type heldSnapshot struct {
+	sn Snapshot
+	m  *model
+}
+
+func randomHistory(t *tester, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	h := &history{
+		tester: t, gen: &generator{rng: rng},
+		newest: newModel(), published: newModel(), synced: newModel(),
+		uploads: map[string]storage.WriteCheckpoint{},
+	}
+	for range 60 {
+		h.step()
+		if h.store.DurableLSN() == h.published.checkpoint.LSN {
+			h.synced = h.published
+		}
+		h.check()
+	}
+	for _, s := range h.held {
+		s.sn.Close()
+	}
+}
+
+func (h *history) step() {
+	rng := h.gen.rng
+	switch n := rng.IntN(20); {
+	case n < 9:
+		h.write(true)
+	case n < 13:
+		h.write(false)
+	case n < 14:
+		if err := h.store.Discard(h.Context()); err != nil {
+			h.Fatalf("discard: %v", err)
+		}
+		h.newest = h.newest.discard(h.published)
+	case n < 15:
+		h.reopen()
+		h.held = nil
+		h.newest = h.newest.discard(h.published)
+		h.recovered()
+	case n < 16:
+		h.crash(rng)
+		h.held = nil
+		h.afterCrash()
+	case n < 18:
+		h.requestUploads()
+	default:
+		if len(h.held) < 4 {
+			h.held = append(h.held, heldSnapshot{h.snapshot(), h.published})
+			return
+		}
+		i := rng.IntN(len(h.held))
+		h.held[i].sn.Close()
+		h.held = slices.Delete(h.held, i, i+1)
+	}
+}
+
+func (h *history) write(publish bool) {
+	b := h.gen.batch(h.newest, publish)
+	h.commit(b)
+	h.newest.apply(b)
+	if publish {
+		h.published = h.newest.clone()
+	}
+	if b.NoSync && (!publish || lsnOnly(b)) {
+		return
+	}
+	if got := h.store.DurableLSN(); got != h.published.checkpoint.LSN {
+		h.Fatalf("durable LSN %s after a synced commit at %s", got, h.published.checkpoint)
+	}
+	h.syncedNext = h.newest.nextOp
+}
+
+// lsnOnly reports whether NoSync is heeded for a batch with Publish, unless it
+// ends a transaction that has other parts.
+func lsnOnly(b *storage.Batch) bool {
+	return len(b.Ops)+len(b.Rows)+len(b.Lookups)+len(b.Definitions)+len(b.Drop) == 0 && b.Deploy == nil
+}
+
+func (h *history) afterCrash() {
+	h.Helper()
+	r := h.store.Recovered()
+	if lsn := r.Checkpoint.LSN; lsn < h.synced.checkpoint.LSN || lsn > h.published.checkpoint.LSN {
+		h.Fatalf("checkpoint %s after a crash, want from %s to %s", r.Checkpoint, h.synced.checkpoint, h.published.checkpoint)
+	}
+	if r.NextOp <= h.synced.checkpoint.Op || r.NextOp < h.syncedNext || r.NextOp > h.newest.nextOp {
+		h.Fatalf("next op %s after a crash, want from %s to %s", r.NextOp, h.syncedNext, h.newest.nextOp)
+	}
+	left := h.synced.clone()
+	left.checkpoint.LSN = r.Checkpoint.LSN
+	left.nextOp, left.nextDef = r.NextOp, r.NextDefinition
+	h.newest, h.published = left, left.clone()
+	h.recovered()
+}
+
+func (h *history) recovered() {
+	h.Helper()
+	r := h.store.Recovered()
+	h.newest.checkRecovered(h, r)
+	if r.NextOp != h.newest.nextOp || r.NextDefinition != h.newest.nextDef {
+		h.Fatalf("numbering goes on at %s and %d, want %s and %d", r.NextOp, r.NextDefinition, h.newest.nextOp, h.newest.nextDef)
+	}
+	if got := h.store.DurableLSN(); got != r.Checkpoint.LSN {
+		h.Fatalf("durable LSN %s after opening at %s", got, r.Checkpoint)
+	}
+}
+
+func (h *history) requestUploads() {
+	rng := h.gen.rng
+	var reqs []storage.WriteCheckpointRequest
+	var want []uint64
+	for range 1 + rng.IntN(3) {
+		r := storage.WriteCheckpointRequest{User: pick(rng, []string{"", "u", "u/c"}), LSN: source.LSN(rng.IntN(1000))}
+		if rng.IntN(2) == 0 {
+			r.AtLeast = uint64(rng.IntN(50))
+		}
+		wc := h.uploads[r.User]
+		if r.AtLeast > 0 {
+			wc.ID = max(wc.ID, r.AtLeast)
+		} else {
+			wc.ID++
+		}
+		wc.LSN = max(wc.LSN, r.LSN)
+		h.uploads[r.User] = wc
+		reqs, want = append(reqs, r), append(want, wc.ID)
+	}
+	got, err := h.store.RequestWriteCheckpoints(h.Context(), reqs)
+	if err != nil || !slices.Equal(got, want) {
+		h.Fatalf("write checkpoints %v, %v; want %v", got, err, want)
+	}
+}
+
+// check compares everything that can be read with the models.
+func (h *history) check() {
+	h.Helper()
+	buckets, lookups := allBuckets(h.newest.nextDef), allLookups(h.newest.nextDef)
+	sn := h.snapshot()
+	h.published.checkSnapshot(h, sn, buckets, lookups)
+	sn.Close()
+	for _, s := range h.held {
+		s.m.checkSnapshot(h, s.sn, buckets, lookups)
+	}
+	h.newest.checkRows(h, h.store, someTables, allRows())
+	for user, want := range h.uploads {
+		if got, ok, err := h.store.WriteCheckpoint(user); err != nil || !ok || got != want {
+			h.Fatalf("write checkpoint of %q is %v, %v, %v; want %v", user, got, ok, err, want)
+		}
+	}
+	if h.store.DurableLSN() > h.published.checkpoint.LSN {
+		h.Fatalf("durable LSN %s is beyond the checkpoint %s", h.store.DurableLSN(), h.published.checkpoint)
+	}
+}
+
+// crashInCommit crashes at some moment while another goroutine commits, and
+// expects one of the published states, no older than the last durable one.
+func crashInCommit(t *tester, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, 2))
+	gen := &generator{rng: rng}
+	m := newModel()
+	states := []*model{m.clone()} // after so many batches
+	var batches []*storage.Batch
+	for i := range 40 {
+		b := gen.batch(m, i%3 != 1)
+		m.apply(b)
+		batches, states = append(batches, b), append(states, m.clone())
+	}
+	crashAt := rng.IntN(len(batches)) // batches that are acknowledged before the crash
+	var reached, crashed, done = make(chan struct{}), make(chan struct{}), make(chan struct{})
+	store := t.store
+	go func() {
+		defer close(done)
+		for i, b := range batches {
+			if i == crashAt {
+				close(reached)
+			}
+			// After the crash the store writes to a medium that no one looks at.
+			if err := store.Commit(t.Context(), b); err != nil {
+				t.Errorf("commit batch %d: %v", i, err)
+				if i < crashAt {
+					close(reached)
+				}
+				return
+			}
+			select {
+			case <-crashed:
+				return
+			default:
+			}
+		}
+	}()
+	<-reached
+	t.harness.Crash(rng)
+	close(crashed)
+	<-done
+	t.store = nil
+	t.open()
+
+	r := t.store.Recovered()
+	at := -1
+	for i, s := range states {
+		if (i == 0 || batches[i-1].Publish) && s.checkpoint == r.Checkpoint {
+			at = i
+		}
+	}
+	if durable := durableAfter(batches[:crashAt]); at < durable {
+		t.Fatalf("crash after %d batches left the state after %d (-1: none), at %s; %d were durable", crashAt, at, r.Checkpoint, durable)
+	}
+	want := states[at]
+	want.checkRecovered(t, r)
+	sn := t.snapshot()
+	defer sn.Close()
+	want.checkSnapshot(t, sn, allBuckets(m.nextDef), allLookups(m.nextDef))
+	want.checkRows(t, t.store, someTables, allRows())
+}
+
+// durableAfter returns how many batches a crash must leave.
+func durableAfter(batches []*storage.Batch) int {
+	published, durable, parts := 0, 0, false
+	for i, b := range batches {
+		if b.Publish {
+			published = i + 1
+		}
+		if !b.NoSync || (b.Publish && (parts || !lsnOnly(b))) {
+			durable = published
+		}
+		parts = !b.Publish && (parts || !lsnOnly(b))
+	}
+	return durable
+}
