@@ -270,7 +270,7 @@ func (s *Stack) StartBackend(ctx context.Context) error {
 		Name: "backend", Path: s.config.Backend, Log: s.log("backend"),
 		Args: []string{"-development-sign-in", "-listen", hostPort(s.backendPort), "-service", s.ServiceURL()},
 		Env: []string{
-			"NOTES_DATABASE_URL=" + s.dsn(backendRole),
+			"NOTES_DATABASE_URL=" + s.dsn(backendRole) + "?sslmode=disable",
 			"POWERSYNC_PRIVATE_KEY=" + s.secrets["POWERSYNC_PRIVATE_KEY"],
 		},
 	})
@@ -409,10 +409,10 @@ func (s *Stack) LogDir() string { return filepath.Join(s.config.Dir, "log") }
 
 func (s *Stack) log(name string) string { return filepath.Join(s.LogDir(), name+".log") }
 
-// dsn returns the connection URI of a role.
+// dsn returns the connection URI of a role, without options.
 func (s *Stack) dsn(role string) string {
 	u := url.URL{Scheme: "postgresql", User: url.UserPassword(role, s.secrets[superuserPassword]),
-		Host: hostPort(s.Postgres.Port()), Path: "/" + database, RawQuery: "sslmode=disable"}
+		Host: hostPort(s.Postgres.Port()), Path: "/" + database}
 	return u.String()
 }
 

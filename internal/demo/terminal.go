@@ -198,7 +198,7 @@ func (t *Terminal) do(ctx context.Context, command string) (answer, error) {
 	case a, ok := <-t.answers:
 		switch {
 		case !ok:
-			return answer{}, fmt.Errorf("command %.100q: the client ended%s", command, t.process.logTail())
+			return answer{}, fmt.Errorf("command %.100q: the client ended: %w%s", command, t.readError(), t.process.logTail())
 		case a.Event == "failed":
 			return answer{}, fmt.Errorf("command %.100q: %s", command, a.Message)
 		}
@@ -264,4 +264,11 @@ func (t *Terminal) Close() error {
 	for range t.answers { // an answer that nobody waited for; closed when follow has ended
 	}
 	return err
+}
+
+// readError returns why reading the client's events ended.
+func (t *Terminal) readError() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.read
 }

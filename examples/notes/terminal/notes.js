@@ -102,7 +102,6 @@ export class Notes {
                max(CASE key WHEN 'last_applied_checkpoint_request_id' THEN CAST(value AS INTEGER) END) AS applied
         FROM ps_kv)
       SELECT (SELECT count(*) FROM ps_crud) AS queued,
-             (SELECT count(*) FROM greeting) AS notes,
              CAST(target AS TEXT) AS target, CAST(applied AS TEXT) AS applied,
              target IS NULL OR coalesce(applied >= target, 0) AS confirmed
       FROM kv`);
