@@ -156,7 +156,7 @@ func (c *client) receive(lines []byte) error {
 	s := bufio.NewScanner(bytes.NewReader(lines))
 	s.Buffer(nil, 16<<20)
 	for s.Scan() {
-		line, err := protocol.DecodeLine(s.Bytes())
+		line, err := protocol.JSONLines.DecodeLine(s.Bytes())
 		if err != nil {
 			return fmt.Errorf("line %s: %w", s.Bytes(), err)
 		}

@@ -479,6 +479,9 @@ func (w *World) rest() error {
 			return err
 		}
 	}
+	if err := w.flush(); err != nil {
+		return err
+	}
 	for _, c := range w.clients {
 		if err := c.settle(); err != nil {
 			return err

@@ -6,7 +6,7 @@ import (
 )
 
 var (
-	seeds = flag.Uint64("sim.seeds", 400, "seeds to run of each scenario")
+	seeds = flag.Uint64("sim.seeds", 100, "seeds to run of each scenario")
 	first = flag.Uint64("sim.first", 0, "first seed")
 )
 
