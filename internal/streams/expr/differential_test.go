@@ -52,10 +52,15 @@ func TestSQLiteDifferential(t *testing.T) {
 	}
 }
 
-// skipsError admits the one latitude that there is: which operands of an operator
+// skipsError admits the two latitudes that there are. Which operands of an operator
 // that does not need them all are evaluated, and so whether an error among them
-// shows. SQLite decides that by its optimiser, this engine always from the left.
+// shows, SQLite decides by its optimiser, this engine always from the left. And a
+// blob that has the outward form of JSONB but is malformed inside is always an error
+// here, while SQLite may not notice.
 func skipsError(n Node, gotErr, wantErr error) bool {
+	if gotErr != nil && strings.Contains(gotErr.Error(), "malformed JSONB") {
+		return true
+	}
 	return (gotErr == nil) != (wantErr == nil) && hasOptional(n)
 }
 
@@ -124,7 +129,7 @@ func (g generator) special(subs func(int) []Node) Node {
 	case 0:
 		return Call{pick(g, "BETWEEN", "NOT BETWEEN"), subs(3)}
 	case 1:
-		return Call{pick(g, "IN LIST", "NOT IN LIST"), subs(1 + g.IntN(4))}
+		return Call{pick(g, "IN LIST", "NOT IN LIST"), subs(2 + g.IntN(3))}
 	case 2:
 		args := append(subs(1), g.json())
 		if g.IntN(8) == 0 {
@@ -167,7 +172,6 @@ func (g generator) call(subs func(int) []Node) Node {
 		for range g.IntN(3) {
 			args = append(args, Const{g.modifier()})
 		}
-		if true { return args[0] }
 		return Call{pick(g, "datetime", "unixepoch"), args}
 	}
 	switch name := pick(g, "abs", "coalesce", "hex", "ifnull", "iif", "instr", "length", "lower", "upper", "ltrim", "rtrim", "trim",

@@ -27,6 +27,7 @@ var functions = []function{
 	{name: "abs", lo: 1, hi: 1, strict: true, one: absolute},
 	{name: "base64", lo: 1, hi: 1, one: base64Of},
 	{name: "coalesce", lo: 2, hi: -1, lazy: (*compiler).coalesce},
+	{name: "datetime", lo: 1, hi: -1, strict: true, many: datetime},
 	{name: "hex", lo: 1, hi: 1, one: hexOf},
 	{name: "ifnull", lo: 2, hi: -1, lazy: (*compiler).coalesce},
 	{name: "iif", lo: 3, hi: 3, lazy: (*compiler).iif},
@@ -45,6 +46,7 @@ var functions = []function{
 	{name: "substring", lo: 2, hi: 3, strict: true, many: substring},
 	{name: "trim", lo: 1, hi: 2, strict: true, many: trimmer(true, true)},
 	{name: "typeof", lo: 1, hi: 1, one: typeOf},
+	{name: "unixepoch", lo: 1, hi: -1, strict: true, many: unixepoch},
 	{name: "upper", lo: 1, hi: 1, strict: true, one: upper},
 	{name: "uuid_blob", lo: 1, hi: 1, strict: true, one: uuidBlob},
 }

@@ -7,13 +7,14 @@ import (
 )
 
 // jsonbOf returns the document in a value that is not NULL: a blob in JSONB, or the
-// text of any other value.
+// text of any other value. A scalar in a blob is checked when it is used.
 func jsonbOf(op string, v source.Value) (jsonb, error) {
 	if v.Kind() == source.KindBlob && looksLikeJSONB(v.Str()) {
-		if j := jsonb(v.Str()); j.valid(1) {
+		j := jsonb(v.Str())
+		if j.kind() < jsonbArray || j.valid(1) {
 			return j, nil
 		}
-		return "", badValue(op, "malformed JSON")
+		return "", badValue(op, "malformed JSONB")
 	}
 	j, _, ok := parseJSON5(textSQLite(v))
 	if !ok {
@@ -23,11 +24,21 @@ func jsonbOf(op string, v source.Value) (jsonb, error) {
 }
 
 func valueJSONB(op string, j jsonb) (source.Value, error) {
+	if j.kind() < jsonbArray && !j.valid(1) {
+		return source.Value{}, badValue(op, "malformed JSONB")
+	}
 	v, ok := j.value()
 	if !ok {
 		return source.Value{}, badValue(op, "malformed JSON")
 	}
 	return v, nil
+}
+
+func textJSONB(op string, dst []byte, j jsonb) ([]byte, error) {
+	if j.kind() < jsonbArray && !j.valid(1) {
+		return dst, badValue(op, "malformed JSONB")
+	}
+	return j.appendText(dst), nil
 }
 
 func jsonEachSQLite(op string, v source.Value, yield func(key, value source.Value) bool) error {
@@ -228,7 +239,11 @@ func arrowSQLite(op string, x, path source.Value) (source.Value, error) {
 	case !found:
 		return source.Value{}, nil
 	case op == "->":
-		return source.String(string(elem.appendText(nil))), nil
+		text, err := textJSONB(op, nil, elem)
+		if err != nil {
+			return source.Value{}, err
+		}
+		return source.String(string(text)), nil
 	}
 	return valueJSONB(op, elem)
 }
@@ -263,10 +278,10 @@ func jsonExtractSQLite(op string, a []source.Value) (source.Value, error) {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		if found {
-			dst = elem.appendText(dst)
-		} else {
+		if !found {
 			dst = append(dst, "null"...)
+		} else if dst, err = textJSONB(op, dst, elem); err != nil {
+			return source.Value{}, err
 		}
 		if len(dst) > MaxText {
 			return source.Value{}, tooLarge(op, "the result is longer than %d bytes", MaxText)

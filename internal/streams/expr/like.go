@@ -1,8 +1,6 @@
 package expr
 
 import (
-	"unicode/utf8"
-
 	"github.com/millrace-sync/millrace/internal/source"
 )
 
@@ -10,21 +8,24 @@ import (
 // stands for any text, _ for one character, ASCII letters match in either case.
 func (c *compiler) like(op string, a []operand) operand {
 	o, sqlite := c.Options, c.Engine == SQLite
+	text := func(v source.Value) string { return textOf(o, v) }
+	if sqlite {
+		text = cText
+	}
 	match := func(v []source.Value) (source.Value, error) {
 		escape := rune(-1)
 		if len(v) == 3 {
-			e := textOf(o, v[2])
-			r, size := utf8.DecodeRuneInString(e)
-			if e == "" || size != len(e) {
+			e := text(v[2])
+			if e == "" || sizeSQLite(e) != len(e) {
 				return source.Value{}, badValue("LIKE", "the ESCAPE text %s is not a single character", quoteShort(e))
 			}
-			escape = r
+			escape, _ = readLike(e)
 		}
-		pattern := textOf(o, v[1])
+		pattern := text(v[1])
 		if len(pattern) > MaxLikePattern {
 			return source.Value{}, tooLarge("LIKE", "the pattern is longer than %d bytes", MaxLikePattern)
 		}
-		is, err := matchLike(textOf(o, v[0]), pattern, escape)
+		is, err := matchLike(text(v[0]), pattern, escape)
 		return source.Bool(is), err
 	}
 	res := operand{run: func(in []source.Value) (source.Value, error) {
@@ -60,7 +61,7 @@ func matchLike(s, pattern string, escape rune) (bool, error) {
 			return false, tooLarge("LIKE", "matching takes more than %d steps", MaxLikeSteps)
 		}
 		if p < len(pattern) {
-			c, size := utf8.DecodeRuneInString(pattern[p:])
+			c, size := readLike(pattern[p:])
 			if c == '%' && c != escape {
 				p += size
 				starI, starP = i, p
@@ -75,7 +76,7 @@ func matchLike(s, pattern string, escape rune) (bool, error) {
 		if starI < 0 || starI >= len(s) {
 			return false, nil
 		}
-		_, size := utf8.DecodeRuneInString(s[starI:])
+		_, size := readLike(s[starI:])
 		starI += size
 		i, p = starI, starP
 	}
@@ -83,15 +84,15 @@ func matchLike(s, pattern string, escape rune) (bool, error) {
 
 // matchOne matches one character of s against one of the pattern, which is no %.
 func matchOne(s, pattern string, escape rune, i, p *int) bool {
-	c, csize := utf8.DecodeRuneInString(s[*i:])
-	w, wsize := utf8.DecodeRuneInString(pattern[*p:])
+	c, csize := readLike(s[*i:])
+	w, wsize := readLike(pattern[*p:])
 	if w == escape {
 		n := *p + wsize
 		if n >= len(pattern) {
 			return false
 		}
 		var size int
-		w, size = utf8.DecodeRuneInString(pattern[n:])
+		w, size = readLike(pattern[n:])
 		wsize += size
 	} else if w == '_' {
 		w = c
@@ -109,4 +110,20 @@ func foldASCII(r rune) rune {
 		return r + 32
 	}
 	return r
+}
+
+// readLike reads a character as SQLite does, whether or not it is UTF-8.
+func readLike(s string) (r rune, size int) {
+	if s[0] < 0xC0 {
+		return rune(s[0]), 1
+	}
+	size = sizeSQLite(s)
+	r, n := readLoose(s[:min(size, 4)])
+	for ; n < size; n++ {
+		r = r<<6 | rune(s[n]&0x3F)
+	}
+	if r < 0x80 || r&^0x7FF == 0xD800 || r&^1 == 0xFFFE {
+		r = 0xFFFD
+	}
+	return r, size
 }

@@ -54,6 +54,9 @@ func trimmer(left, right bool) func(o Options, a []source.Value) (source.Value, 
 		cut := " "
 		if len(a) == 2 {
 			cut = textOf(o, a[1])
+			if o.Engine == SQLite {
+				cut, _, _ = strings.Cut(cut, "\x00")
+			}
 		}
 		if len(cut) > 1024 {
 			return source.Value{}, tooLarge("trim", "the set of characters is longer than 1024 bytes")

@@ -135,14 +135,15 @@ func toNumberSQLite(v source.Value) source.Value {
 	return v
 }
 
-// numericSQLite is CAST AS NUMERIC: text that is an integral real gives an integer.
+// numericSQLite is CAST AS NUMERIC: text that is an integral real gives an integer if
+// that has at most 51 bits.
 func numericSQLite(v source.Value) source.Value {
 	if v.Kind() != source.KindText && v.Kind() != source.KindBlob {
 		return v
 	}
 	n := numericText(v.Str())
 	if n.Kind() == source.KindReal {
-		if i := floatToInt(n.Real()); float64(i) == n.Real() && i > math.MinInt64 && i < math.MaxInt64 {
+		if i := floatToInt(n.Real()); float64(i) == n.Real() && i >= -1<<51 && i < 1<<51 {
 			return source.Int(i)
 		}
 	}

@@ -2,8 +2,10 @@ package expr
 
 import (
 	"math"
+	"math/big"
 	"math/bits"
 	"strconv"
+	"sync"
 )
 
 // formatRealSQLite returns the text of a real as SQLite 3.53 gives it: up to 17
@@ -141,31 +143,54 @@ func decimalValue(d uint64, exp int) float64 {
 	return f
 }
 
-// firstDigits returns the first 18 or 19 significant digits of f > 0, rounded half
-// up, and the position of the point. There are 19 where f reaches the next power of
-// ten that its binary exponent alone does not.
+// firstDigits returns the first 18 or 19 significant digits of f > 0, and the
+// position of the point. They come from one multiplication of 64 bits by 64 as in
+// SQLite, so that the last digit is off now and then exactly where SQLite's is.
 func firstDigits(f float64) (z []byte, point int) {
-	m := math.Float64bits(f)
-	exp := int(m >> 52 & 0x7FF)
-	m &= 1<<52 - 1
-	if exp == 0 {
-		exp = -1074 - bits.LeadingZeros64(m) + 63
+	v := math.Float64bits(f)
+	e := int(v >> 52 & 0x7FF)
+	v &= 1<<52 - 1
+	if e == 0 {
+		n := bits.LeadingZeros64(v)
+		v <<= n
+		e = -1074 - n
 	} else {
-		exp -= 1023
+		v = v<<11 | 1<<63
+		e -= 1086
 	}
-	least := exp * 78913 >> 18 // the decimal exponent of 2^exp
-	var buf [48]byte
-	// The digits beyond those that decide are enough to tell a tie.
-	e := strconv.AppendFloat(buf[:0], f, 'e', 30, 64)
-	all := append([]byte{e[0]}, e[2:32]...)
-	exp10, _ := strconv.Atoi(string(e[33:]))
-	n := 18 + exp10 - least
-	z, point = all[:n], exp10+1
-	if all[n] >= '5' {
-		z, point = incrementDigits(z, point)
-	}
-	return z, point
+	p := 17 - (e+63)*78913>>18                         // 78913/2¹⁸ is the decimal logarithm of 2
+	h, _ := bits.Mul64(v, powersOfTen()[p-leastPower]) // the product without its lower half
+	h >>= -(e + binaryExponent(p) + 2)                 // twice the digits wanted
+	d := (h + h<<1&2) >> 1                             // rounded half up
+	z = strconv.AppendUint(make([]byte, 0, 24), d, 10)
+	return z, len(z) - p
 }
+
+const leastPower, greatestPower = -348, 347
+
+// binaryExponent returns the binary logarithm of 10 to the power of p, rounded down.
+func binaryExponent(p int) int { return p * 108853 >> 15 }
+
+// powersOfTen returns the leading 64 bits of 10 to the powers from leastPower.
+var powersOfTen = sync.OnceValue(func() *[greatestPower - leastPower + 1]uint64 {
+	var powers [greatestPower - leastPower + 1]uint64
+	ten := big.NewInt(10)
+	for i := range powers {
+		p := leastPower + i
+		shift := 63 - binaryExponent(p)
+		n := new(big.Int).Exp(ten, big.NewInt(int64(max(p, -p))), nil)
+		switch {
+		case p < 0:
+			n.Quo(new(big.Int).Lsh(big.NewInt(1), uint(shift)), n)
+		case shift < 0:
+			n.Rsh(n, uint(-shift))
+		default:
+			n.Lsh(n, uint(shift))
+		}
+		powers[i] = n.Uint64()
+	}
+	return &powers
+})
 
 // roundDecimal rounds to a number of digits after the point, half away from zero in
 // terms of the first 18 or 19 significant digits.
