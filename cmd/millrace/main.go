@@ -15,12 +15,17 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/millrace-sync/millrace/internal/config"
 )
 
 // commands is the command line.
 type commands struct {
-	Keygen  keygenCmd  `cmd:"" help:"Make a key pair for users' tokens and print it."`
-	Version versionCmd `cmd:"" help:"Show the version."`
+	Start    startCmd    `cmd:"" help:"Run the service."`
+	Validate validateCmd `cmd:"" help:"Check a sync config, and a configuration, without running anything."`
+	Plan     planCmd     `cmd:"" help:"Show what a sync config compiles to."`
+	Keygen   keygenCmd   `cmd:"" help:"Make a key pair for users' tokens and print it."`
+	Version  versionCmd  `cmd:"" help:"Show the version."`
 }
 
 // The exit codes besides 0.
@@ -40,13 +45,21 @@ type process struct {
 	notify func() (context.Context, context.CancelFunc)
 }
 
-// exitError is an error that ends the process with a code.
+// exitError is an error that ends the process with a code. err is nil if it has
+// been reported.
 type exitError struct {
 	code int
-	error
+	err  error
 }
 
-func (e *exitError) Unwrap() error { return e.error }
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
 
 func main() {
 	p := &process{out: os.Stdout, err: os.Stderr, lookupEnv: os.LookupEnv, notify: notifySignals}
@@ -85,16 +98,26 @@ func (p *process) run(args []string) (code int) {
 		return exitFailed
 	}
 	if err := ctx.Run(); err != nil {
-		if text := err.Error(); text != "" {
-			fmt.Fprintf(p.err, "millrace: %s\n", strings.TrimRight(text, "\n"))
-		}
-		var e *exitError
-		if errors.As(err, &e) {
-			return e.code
-		}
-		return exitFailed
+		return p.report(err)
 	}
 	return 0
+}
+
+// report prints a command's error, unless that has been done, and returns its code.
+func (p *process) report(err error) int {
+	var invalid *config.Invalid
+	switch text := strings.TrimRight(err.Error(), "\n"); {
+	case text == "":
+	case errors.As(err, &invalid): // its lines begin with their places
+		fmt.Fprintln(p.err, text)
+	default:
+		fmt.Fprintf(p.err, "millrace: %s\n", text)
+	}
+	var e *exitError
+	if errors.As(err, &e) {
+		return e.code
+	}
+	return exitFailed
 }
 
 // longFlags rewrites the flags of the PowerSync Service that have one dash and more

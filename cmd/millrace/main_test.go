@@ -71,12 +71,61 @@ func TestCommandLine(t *testing.T) {
 		{name: "unknown-command", args: "serve"},
 		{name: "unknown-flag", args: "--verbose"},
 		{name: "keygen-weak", args: "keygen --bits 1024"},
+		{name: "help-start", args: "start --help"},
+		{name: "start-unknown-flag", args: "start --port 1"},
+		{name: "start-nothing", args: "start"},
+		{name: "start-bad", args: "start -c bad.yaml"},
+		{name: "start-bad-base64", args: "start -c64 %"},
+		{name: "start-base64-mistake", args: "start -c64=cG9ydDogMQo= -sync64 YQ=="},
+		{name: "start-api", args: "start -r api"},
+		{name: "start-sync", env: []string{"PS_RUNNER_TYPE=sync"}, args: "start"},
+		{name: "start-unknown-type", args: "start -r both"},
+		{name: "validate-good", args: "validate --sync-config streams.yaml"},
+		{name: "validate-missing", args: "validate --sync-config none.yaml"},
+		{name: "validate-nothing", args: "validate"},
+		{name: "help-validate", args: "validate --help"},
+		{name: "help-plan", args: "plan --help"},
+		{name: "plan-nothing", args: "plan"},
+		{name: "plan-missing", args: "plan --sync-config none.yaml"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			stdout, stderr, code := millrace(t, c.env, strings.Fields(c.args)...)
+			if strings.Contains(stdout+stderr, "hunter2") {
+				t.Error("a secret is shown")
+			}
 			got := fmt.Sprintf("$ millrace %s\nexit code %d\n--- output\n%s--- errors\n%s", c.args, code, stdout, stderr)
 			golden(t, filepath.Join("testdata", c.name+".txt"), got)
 		})
+	}
+}
+
+// TestSyncConfigCommands checks what validate and plan say of sync configs. The words
+// of diagnostics and plans are the streams package's, so only places are compared.
+func TestSyncConfigCommands(t *testing.T) {
+	mistakes := []string{"streams-bad.yaml:5:12: error: one: ", "\n    " + "    query: SELEC * FROM greeting\n               ^",
+		"streams-bad.yaml:7:21: error: two: ", "streams-bad.yaml:8:35: error: two: "}
+	for _, c := range []struct {
+		args string
+		code int
+		want []string
+	}{
+		{"validate --sync-config streams-bad.yaml", 1, append(mistakes, "millrace: 3 mistakes\n")},
+		{"validate -c bad.yaml --sync-config streams-bad.yaml", 1,
+			append(mistakes, "bad.yaml:4:12: error: replication.connections[0].uri: ", "millrace: 8 mistakes\n")},
+		{"validate -c good.yaml", 1, []string{"the environment variable PS_SOURCE is not set", "millrace: 6 mistakes\n"}},
+		{"plan --sync-config streams-bad.yaml", 1, append(mistakes, "millrace: 3 mistakes\n")},
+		{"plan --sync-config streams.yaml", 0,
+			[]string{"stream greetings: subscribed automatically, priority 3\n", "buckets greetings|0: reads public.greeting, hash "}},
+	} {
+		stdout, stderr, code := millrace(t, nil, strings.Fields(c.args)...)
+		if code != c.code {
+			t.Errorf("millrace %s: exit code %d, want %d", c.args, code, c.code)
+		}
+		for _, want := range c.want {
+			if !strings.Contains(stdout+stderr, want) {
+				t.Errorf("millrace %s: no %q in\n%s%s", c.args, want, stdout, stderr)
+			}
+		}
 	}
 }
 
