@@ -33,15 +33,6 @@ type relation struct {
 	parent *relation
 }
 
-// base returns the table whose rows r is derived from: r itself if it is a table,
-// nil if it is derived from the request.
-func (r *relation) base() *relation {
-	if r.each {
-		return r.parent
-	}
-	return r
-}
-
 // display is what messages call r.
 func (r *relation) display() string {
 	switch {

@@ -216,7 +216,11 @@ func (b *builder) lowerCall(c *sql.Call, s *scope) (value, bool) {
 func (b *builder) callError(p place, err error) {
 	var e *expr.CallError
 	if errors.As(err, &e) {
-		b.errorAt(p, e.Message, e.Hint)
+		hint := e.Hint
+		if hint == "" && errors.Is(err, expr.ErrUnknown) {
+			hint = "the functions are those of SQLite that docs/compatibility.md lists; there are no aggregates"
+		}
+		b.errorAt(p, e.Message, hint)
 		return
 	}
 	b.errorAt(p, err.Error(), "")

@@ -27,7 +27,6 @@ type path struct {
 	// canonical tells instantiations apart: paths of one stream with the same one
 	// give the same parameter values for every request.
 	canonical string
-	lines     []string // for people
 }
 
 // binding gives a variable the value of a program.
@@ -58,7 +57,7 @@ type pathBuilder struct {
 	origin []string // by variable: where its value comes from, empty while unknown
 }
 
-// scalarNode translates a node that reads the request only.
+// node translates a node that reads the request only.
 func (pb *pathBuilder) node(n expr.Node, each []*relation) expr.Node {
 	return replace(n, func(i int) expr.Node {
 		in := pb.r.b.inputs[i]

@@ -57,7 +57,6 @@ type localizer struct {
 	each   []*relation
 	inputs []rowInput
 	index  map[int]int // builder's input → ours
-	texts  map[string]string
 }
 
 func newLocalizer(b *builder, table *relation, each []*relation) *localizer {
