@@ -135,7 +135,7 @@ func New(c Config) (*World, error) {
 		config: c, plan: plan, rng: rand.New(rand.NewPCG(c.Seed, 0)), rows: map[string]Note{},
 		chunks: map[uint64]*scriptedChunk{}, fs: vfs.NewCrashableMem(), published: map[bucket.OpID]source.LSN{},
 	}
-	for range w.rng.IntN(40) {
+	for range w.rng.IntN(150) {
 		w.rows[w.id()] = w.note()
 	}
 	w.history = append(w.history, maps.Clone(w.rows))
@@ -145,7 +145,7 @@ func New(c Config) (*World, error) {
 	return w, w.start()
 }
 
-func (w *World) id() string { return fmt.Sprintf("n%d", w.rng.IntN(60)) }
+func (w *World) id() string { return fmt.Sprintf("n%d", w.rng.IntN(150)) }
 
 func (w *World) note() Note {
 	return Note{users[w.rng.IntN(len(users)-1)], strings.Repeat("x", w.rng.IntN(5))}
@@ -218,7 +218,7 @@ func (w *World) Run() error {
 
 func (w *World) step() error {
 	switch n := w.rng.IntN(100); {
-	case n < 25:
+	case n < 20:
 		w.transaction()
 		return nil
 	case n < 35:
@@ -239,11 +239,11 @@ func (w *World) step() error {
 func (w *World) transaction() {
 	xid := source.XID(len(w.log) + 1)
 	tx := &source.Txn{XID: xid, Commit: source.LSN(len(w.log) + 1)}
-	if w.rng.IntN(40) == 0 {
+	if w.rng.IntN(100) == 0 {
 		tx.Changes = append(tx.Changes, source.Change{Kind: source.Truncate, Table: table})
 		clear(w.rows)
 	}
-	for range w.rng.IntN(8) {
+	for range w.rng.IntN(5) {
 		id := w.id()
 		old, exists := w.rows[id]
 		switch {
@@ -296,13 +296,13 @@ func (w *World) readChunk() {
 	}
 	c := &scriptedChunk{after: w.read.after, next: source.XID(len(w.log) + 1), rows: map[string]Note{}}
 	seen := len(w.log)
-	if w.rng.IntN(4) == 0 {
-		seen = max(int(w.at), seen-w.rng.IntN(4))
+	if w.rng.IntN(2) == 0 {
+		seen = max(0, seen-w.rng.IntN(6))
 	}
 	for x := seen; x < len(w.log); x++ {
 		c.unseen = append(c.unseen, source.XID(x+1))
 	}
-	limit := 1 + w.rng.IntN(20)
+	limit := 5 + w.rng.IntN(60)
 	for _, id := range slices.Sorted(maps.Keys(w.history[seen])) {
 		if w.read.after != nil && id <= w.read.after[0] {
 			continue
