@@ -2,7 +2,6 @@ package auth
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -97,6 +96,7 @@ func newFetcher(rule addressRule) fetcher {
 		}
 	}
 	client := &http.Client{
+		CheckRedirect: checkRedirect,
 		Transport: &http.Transport{
 			DialContext:            dialer.DialContext,
 			TLSHandshakeTimeout:    10 * time.Second,
@@ -104,29 +104,20 @@ func newFetcher(rule addressRule) fetcher {
 			DisableKeepAlives:      true,
 			ForceAttemptHTTP2:      true,
 		},
-		CheckRedirect: func(r *http.Request, via []*http.Request) error {
-			if len(via) > maxRedirects {
-				return fmt.Errorf("more than %d redirects", maxRedirects)
-			}
-			if last := via[len(via)-1].URL.Scheme; r.URL.Scheme != "https" && (last == "https" || r.URL.Scheme != "http") {
-				return fmt.Errorf("redirect from %s to %s", last, r.URL.Scheme)
-			}
-			return nil
-		},
 	}
-	return func(ctx context.Context, uri string) ([]byte, error) {
-		doc, err := get(ctx, client, uri)
-		if err == nil {
-			return doc, nil
-		}
-		var refused *protocol.Error
-		if errors.As(err, &refused) {
-			return nil, refused
-		}
-		e := protocol.Errorf(protocol.KeysUnavailable, "The token's keys could not be fetched; see the service's log")
-		e.Err = err
-		return nil, e
+	return func(ctx context.Context, uri string) ([]byte, error) { return get(ctx, client, uri) }
+}
+
+// checkRedirect bounds redirects, and keeps them from giving up encryption.
+func checkRedirect(r *http.Request, via []*http.Request) error {
+	if len(via) > maxRedirects {
+		return fmt.Errorf("more than %d redirects", maxRedirects)
 	}
+	from, to := via[len(via)-1].URL.Scheme, r.URL.Scheme
+	if to != "https" && (to != "http" || from == "https") {
+		return fmt.Errorf("redirect from %s to %s", from, to)
+	}
+	return nil
 }
 
 func get(ctx context.Context, client *http.Client, uri string) ([]byte, error) {

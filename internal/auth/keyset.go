@@ -60,34 +60,44 @@ type flight struct {
 	cancel context.CancelFunc
 }
 
-// current returns the keys to verify with. If it has none that are fresh enough, it
-// waits for a fetch until wait is done; if they are getting old it starts one.
-func (s *keySet) current(ctx context.Context, wait <-chan struct{}) ([]*key, uint64, error) {
-	s.mu.Lock()
-	age := s.age()
-	var f *flight
-	if age >= refreshAfter {
-		f = s.start(ctx)
-	}
-	if age >= expireAfter {
-		s.mu.Unlock()
-		s.await(ctx, f, wait)
-		s.mu.Lock()
-	}
-	defer s.mu.Unlock()
-	if s.age() < expireAfter {
-		return s.keys, s.generation, nil
-	}
-	return nil, 0, s.unavailable(f)
+// view is a set's keys at one time.
+type view struct {
+	keys       []*key
+	generation uint64
+	awaited    bool // they were fetched while the caller waited
 }
 
-// refreshed is current after another fetch, for a key that was not found.
-func (s *keySet) refreshed(ctx context.Context, wait <-chan struct{}) ([]*key, uint64, error) {
+// current returns the keys to verify with. If it has none that are fresh enough, it
+// waits for a fetch until wait is done; if they are getting old it starts one.
+func (s *keySet) current(ctx context.Context, wait <-chan struct{}) (view, error) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	age := s.age()
+	if age < refreshAfter {
+		return s.view(false), nil
+	}
 	f := s.start(ctx)
-	s.mu.Unlock()
+	if age < expireAfter {
+		return s.view(false), nil
+	}
 	s.await(ctx, f, wait)
-	return s.current(ctx, wait)
+	if s.age() < expireAfter {
+		return s.view(true), nil
+	}
+	return view{}, s.unavailable(f)
+}
+
+// refreshed returns the keys after another fetch, which it awaits until wait is
+// done; if that fails, the keys as they are.
+func (s *keySet) refreshed(ctx context.Context, wait <-chan struct{}) view {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.await(ctx, s.start(ctx), wait)
+	return s.view(true)
+}
+
+func (s *keySet) view(awaited bool) view {
+	return view{keys: s.keys, generation: s.generation, awaited: awaited}
 }
 
 // valid reports whether tokens verified with a generation of the keys still count.
@@ -107,8 +117,7 @@ func (s *keySet) age() time.Duration {
 	if s.fetched.IsZero() {
 		return expireAfter
 	}
-	// A clock that was set back must not keep keys forever.
-	return max(s.now().Sub(s.fetched), 0)
+	return s.now().Sub(s.fetched)
 }
 
 // unavailable says why there are no keys. f is the fetch that was waited for.
@@ -152,17 +161,20 @@ func (s *keySet) start(ctx context.Context) *flight {
 
 func (s *keySet) load(ctx context.Context) (keys []*key, digest [sha256.Size]byte, err error) {
 	doc, err := s.fetch(ctx)
+	var e *protocol.Error
 	if err == nil {
-		var invalid error
-		if keys, invalid = parseKeySet(doc, s.policy); invalid != nil {
-			e := protocol.Errorf(protocol.KeysInvalid, "The token's keys are not a key set; see the service's log")
-			e.Err = invalid
-			err = e
+		if keys, err = parseKeySet(doc, s.policy); err != nil {
+			e = protocol.Errorf(protocol.KeysInvalid, "The token's keys are not a key set; see the service's log")
 		}
+	} else if !errors.As(err, &e) {
+		e = protocol.Errorf(protocol.KeysUnavailable, "The token's keys could not be fetched; see the service's log")
 	}
 	if err != nil {
-		s.log.Warn("fetch of a key set failed", "uri", s.uri, "error", err, "cause", errors.Unwrap(err))
-		return nil, digest, err
+		s.log.Warn("fetch of a key set failed", "uri", s.uri, "code", string(e.Code), "cause", err)
+		// The error is copied, as it may be in its own cause's chain.
+		failed := *e
+		failed.Err = err
+		return nil, digest, &failed
 	}
 	ids := make([]string, len(keys))
 	for i, k := range keys {
@@ -172,11 +184,14 @@ func (s *keySet) load(ctx context.Context) (keys []*key, digest [sha256.Size]byt
 	return keys, sha256.Sum256(doc), nil
 }
 
-// await waits until f is over, wait is done or the request is.
+// await waits until f is over, wait is done or the request is. It gives up the lock
+// meanwhile.
 func (s *keySet) await(ctx context.Context, f *flight, wait <-chan struct{}) {
 	if f == nil {
 		return
 	}
+	s.mu.Unlock()
+	defer s.mu.Lock()
 	select {
 	case <-f.done:
 	case <-wait:

@@ -183,31 +183,39 @@ func (v *Verifier) findKey(ctx context.Context, jws *jose.JSONWebSignature) (*ke
 	header := jws.Signatures[0].Header
 	t := trial{jws: jws, id: header.KeyID, alg: jose.SignatureAlgorithm(header.Algorithm)}
 	if k := t.run(v.keys); k != nil || t.decided {
-		return k, nil, 0, t.flaw()
+		return k, nil, 0, t.flaw(k)
 	}
 	wait, cancel := context.WithTimeout(ctx, fetchWait)
 	defer cancel()
 	var failed error
-	for _, get := range []func(*keySet, context.Context, <-chan struct{}) ([]*key, uint64, error){(*keySet).current, (*keySet).refreshed} {
-		failed = nil
-		for _, s := range v.sets {
-			keys, generation, err := get(s, ctx, wait.Done())
-			if err != nil {
-				failed = err
-				continue
-			}
-			if k := t.run(keys); k != nil || t.decided {
-				return k, s, generation, t.flaw()
-			}
+	seen := make([]view, len(v.sets))
+	for i, s := range v.sets {
+		var err error
+		if seen[i], err = s.current(ctx, wait.Done()); err != nil {
+			failed, seen[i].awaited = err, true
+			continue
 		}
-		if t.id == "" {
-			break // a token without kid says nothing of keys that were added
+		if k := t.run(seen[i].keys); k != nil || t.decided {
+			return k, s, seen[i].generation, t.flaw(k)
+		}
+	}
+	for i, s := range v.sets {
+		// A token without kid does not say that there is another key.
+		if t.id == "" || seen[i].awaited {
+			continue
+		}
+		again := s.refreshed(ctx, wait.Done())
+		if again.generation == seen[i].generation {
+			continue
+		}
+		if k := t.run(again.keys); k != nil || t.decided {
+			return k, s, again.generation, t.flaw(k)
 		}
 	}
 	if failed != nil {
 		return nil, nil, 0, &flaw{check: CheckKeys, err: protocol.AsError(failed)}
 	}
-	return nil, nil, 0, t.flaw()
+	return nil, nil, 0, t.flaw(nil)
 }
 
 // trial is the search for a token's key.
@@ -250,9 +258,11 @@ func (t *trial) run(keys []*key) *key {
 	return nil
 }
 
-// flaw says what was wrong if no key verified the token.
-func (t *trial) flaw() *flaw {
+// flaw says what was wrong if no key verified the token, nil if k did.
+func (t *trial) flaw(k *key) *flaw {
 	switch {
+	case k != nil:
+		return nil
 	case t.tried && t.decided:
 		return flawf(CheckSignature, protocol.Unauthorized, "The token's signature does not match the key that its kid names: sign with that key's private half")
 	case t.mismatched:
@@ -269,6 +279,7 @@ func (t *trial) flaw() *flaw {
 	default:
 		f = flawf(CheckKey, protocol.Unauthorized, "The token has no kid, and there is no key without kid for its algorithm")
 	}
-	f.want = t.ids
+	slices.Sort(t.ids)
+	f.want = slices.Compact(t.ids)
 	return f
 }
