@@ -63,6 +63,8 @@ func (r *reader) sourceConnection(n node) Connection {
 	}
 	c.SlotPrefix = r.slotPrefix(m.at["slot_name_prefix"])
 	c.SnapshotTimeout = r.seconds(m.at["snapshot_socket_timeout"], 30, 1, 24*3600)
+	r.inert(m.at["snapshot_socket_timeout"])
+	r.inert(m.at["max_pool_size"])
 	c.Heartbeat = r.seconds(m.at["heartbeat_interval_seconds"], 60, 5, 60)
 	if d := m.at["debug_api"]; r.truth(d, false) {
 		r.warnf(d, "running SQL through the admin API arrives in a later release")

@@ -64,6 +64,13 @@ func (r *reader) warnf(n node, format string, args ...any) *Problem {
 	return r.report(streams.Warning, n, format, args...)
 }
 
+// inert warns of a key that is read and has no function in this release.
+func (r *reader) inert(n node) {
+	if n.present() {
+		r.warnf(n, "has no function in this release")
+	}
+}
+
 // mistakes counts the problems so far that are no warnings.
 func (r *reader) mistakes() int {
 	n := 0

@@ -218,6 +218,8 @@ func (r *reader) api(n node) API {
 		CheckpointRequestRetention: minutes("checkpoint_request_retention_minutes"),
 	}
 	minutes("bucket_count_cache_ttl_minutes")
+	r.inert(p.at["max_data_fetch_concurrency"])
+	r.inert(p.at["checkpoint_request_retention_minutes"])
 	return a
 }
 
@@ -236,7 +238,7 @@ func (r *reader) telemetry(n node) Telemetry {
 // says which are wanted.
 func (r *reader) probes(n node) Probes {
 	m := r.mapping(r.mapping(n, "probes").at["probes"], "use_filesystem", "use_http", "use_legacy")
-	if !m.present() {
+	if !m.ok {
 		return Probes{HTTP: true}
 	}
 	legacy := r.truth(m.at["use_legacy"], false)
@@ -244,6 +246,9 @@ func (r *reader) probes(n node) Probes {
 	p := Probes{
 		HTTP:       r.truth(m.at["use_http"], false) || legacy,
 		Filesystem: r.truth(files, false) || legacy,
+	}
+	if !p.HTTP {
+		r.warnf(m.node, "turns the probes over HTTP off, which has no function in this release: they are served")
 	}
 	if p.Filesystem {
 		if !files.present() {
