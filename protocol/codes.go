@@ -13,8 +13,6 @@ const (
 	// SyncConfigInvalid: the sync config does not parse or compile; the message
 	// names the place.
 	SyncConfigInvalid Code = "PSYNC_R0001"
-	// InternalAssertion: an invariant of the service itself does not hold: a bug.
-	InternalAssertion Code = "PSYNC_S0001"
 	// TeardownUnconfirmed: the teardown command lacks its confirming argument.
 	TeardownUnconfirmed Code = "PSYNC_S0102"
 )
@@ -31,8 +29,6 @@ const (
 	StorageVersionUnsupported Code = "PSYNC_S1005"
 	// ReplicationAssertion: the source sent what it never should: a bug on one side.
 	ReplicationAssertion Code = "PSYNC_S1101"
-	// BackfillAborted: the initial read of tables was stopped before its end.
-	BackfillAborted Code = "PSYNC_S1103"
 	// SourceCACertMissing: sslmode verify-ca needs cacert.
 	SourceCACertMissing Code = "PSYNC_S1104"
 	// SourceDatabaseMissing: the connection names no database.
@@ -55,8 +51,8 @@ const (
 	PublicationMissing Code = "PSYNC_S1141"
 	// PublicationIncomplete: the publication leaves out some kinds of change.
 	PublicationIncomplete Code = "PSYNC_S1142"
-	// PublicationViaRoot: the publication has publish_via_partition_root set in a
-	// way that does not fit.
+	// PublicationViaRoot: the publication's publish_via_partition_root is not what
+	// replication of its partitioned tables needs.
 	PublicationViaRoot Code = "PSYNC_S1143"
 	// ServerShared: source and storage share a server that is too old for it.
 	ServerShared Code = "PSYNC_S1144"
@@ -113,8 +109,6 @@ const (
 	KeysSchemeInvalid Code = "PSYNC_S3103"
 	// ConfigInvalid: the service's configuration is not valid.
 	ConfigInvalid Code = "PSYNC_S3201"
-	// AdminAssertion: an admin route failed in a way that it never should (500).
-	AdminAssertion Code = "PSYNC_S4001"
 	// NothingToReprocess: no sync config is active (422).
 	NothingToReprocess Code = "PSYNC_S4104"
 	// DeployDisabled: the configuration file supplies the sync config, so it cannot

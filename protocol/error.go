@@ -80,17 +80,18 @@ func (e *Error) Is(target error) bool {
 	return false
 }
 
-// AppendJSON appends the body of an answer that reports the error.
+// AppendJSON appends the body of an answer that reports the error. Texts that are
+// not UTF-8, as when they quote a request, are repaired.
 func (e *Error) AppendJSON(dst []byte) []byte {
 	dst = append(dst, `{"error":{"code":`...)
 	dst = appendJSONString(dst, string(e.Code))
 	dst = append(dst, `,"status":`...)
 	dst = strconv.AppendInt(dst, int64(e.Status), 10)
 	dst = append(dst, `,"description":`...)
-	dst = appendJSONString(dst, e.Description)
+	dst = appendJSONString(dst, strings.ToValidUTF8(e.Description, "\uFFFD"))
 	if e.Details != "" {
 		dst = append(dst, `,"details":`...)
-		dst = appendJSONString(dst, e.Details)
+		dst = appendJSONString(dst, strings.ToValidUTF8(e.Details, "\uFFFD"))
 	}
 	if e.Severity != "" {
 		dst = append(dst, `,"severity":`...)

@@ -1,11 +1,13 @@
 package protocol_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -34,6 +36,11 @@ func TestErrorBody(t *testing.T) {
 		if diff := cmp.Diff(e, again, cmpopts.IgnoreFields(protocol.Error{}, "Err")); diff != "" {
 			t.Errorf("read again (-want +got):\n%s", diff)
 		}
+	}
+	e := protocol.Errorf(protocol.RouteNotFound, "No route %s", "/\xff\"")
+	e.Details = "\xff"
+	if body := e.AppendJSON(nil); !json.Valid(body) || !utf8.Valid(body) {
+		t.Errorf("not JSON in UTF-8: %q", body)
 	}
 	if protocol.AsError(nil) != nil {
 		t.Error("AsError(nil) is not nil")

@@ -189,6 +189,26 @@ func TestBSONBytes(t *testing.T) {
 	}
 }
 
+// TestChecksumForms holds the vectors of the reference: buckets and CLEARs are signed
+// on the wire, other ops are not.
+func TestChecksumForms(t *testing.T) {
+	entry := protocol.JSONLines.AppendCheckpoint(nil, &protocol.Checkpoint{Buckets: []protocol.Bucket{{Checksum: 3129678135}, {Checksum: 354417572}}})
+	for _, want := range []string{`"checksum":-1165289161,`, `"checksum":354417572,`} {
+		if !bytes.Contains(entry, []byte(want)) {
+			t.Errorf("no %s in %s", want, entry)
+		}
+	}
+	data := protocol.JSONLines.AppendDataChunk(nil, &protocol.DataChunk{Ops: []protocol.Op{
+		{ID: 1, Kind: protocol.Put, Checksum: 3129678135, Data: []byte("{}")}, {ID: 2, Kind: protocol.Remove, Checksum: 4204341352},
+		{ID: 3, Kind: protocol.Move, Checksum: 4263068929}, {ID: 4, Kind: protocol.Clear, Checksum: 3463877803},
+	}})
+	for _, want := range []string{`"checksum":3129678135,`, `"checksum":4204341352,`, `"checksum":4263068929,`, `"checksum":-831089493,`} {
+		if !bytes.Contains(data, []byte(want)) {
+			t.Errorf("no %s in %s", want, data)
+		}
+	}
+}
+
 func TestHasMoreIsPatched(t *testing.T) {
 	for _, c := range []protocol.Codec{protocol.JSONLines, protocol.JSONLinesEmbedded, protocol.BSON} {
 		for _, more := range []bool{false, true} {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -218,15 +220,13 @@ func (r *Request) AppendJSON(dst []byte) []byte {
 	dst = append(dst, `]}`...)
 	if len(r.AppMetadata) > 0 {
 		dst = append(dst, `,"app_metadata":{`...)
-		first := true
-		for k, val := range r.AppMetadata {
-			if !first {
+		for i, k := range slices.Sorted(maps.Keys(r.AppMetadata)) {
+			if i > 0 {
 				dst = append(dst, ',')
 			}
-			first = false
 			dst = appendJSONString(dst, k)
 			dst = append(dst, ':')
-			dst = appendJSONString(dst, val)
+			dst = appendJSONString(dst, r.AppMetadata[k])
 		}
 		dst = append(dst, '}')
 	}
