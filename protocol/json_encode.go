@@ -2,7 +2,6 @@ package protocol
 
 import (
 	"encoding/binary"
-	"math/bits"
 	"slices"
 	"strconv"
 )
@@ -243,38 +242,48 @@ func special(w uint64) uint64 {
 }
 
 // appendEscaped appends the inside of a JSON string whose value is src. Row data
-// has a quote every few bytes, so it copies eight bytes at a time and steps back to
-// the first that needs an escape, rather than looking for runs without any.
+// has a quote every few bytes, at places that no processor can guess. So it goes by
+// eight bytes: if one of them needs an escape, it writes all of them with a backslash
+// before each, over which the next byte is written unless it is wanted.
 func appendEscaped(dst, src []byte) []byte {
 	dst = slices.Grow(dst, 2*len(src)+8)
 	out, n := dst[:cap(dst)], len(dst)
 	i := 0
-	for i+8 <= len(src) {
+	for ; i+8 <= len(src); i += 8 {
 		w := binary.LittleEndian.Uint64(src[i:])
 		binary.LittleEndian.PutUint64(out[n:], w)
-		m := special(w)
-		if m == 0 {
-			i += 8
+		if special(w) == 0 {
 			n += 8
 			continue
 		}
-		k := bits.TrailingZeros64(m) >> 3
-		c := src[i+k]
-		i += k + 1
-		n += k
-		if c >= 0x20 {
-			out[n], out[n+1] = '\\', c
-			n += 2
+		if (w-0x20*everyByte)&^w&highBits != 0 {
+			// Control characters take up to six bytes, more than was reserved.
+			dst = appendEachEscaped(out[:n], src[i:i+8])
+			dst = slices.Grow(dst, 2*(len(src)-i)+8)
+			out, n = dst[:cap(dst)], len(dst)
 			continue
 		}
-		// Control characters take up to six bytes, more than was reserved.
-		dst = appendEscape(out[:n], c)
-		dst = slices.Grow(dst, 2*(len(src)-i)+8)
-		out, n = dst[:cap(dst)], len(dst)
+		room := out[n : n+16 : n+16]
+		k := 0
+		for range 8 {
+			c := byte(w)
+			w >>= 8
+			room[k&15] = '\\'
+			k += int(needsBackslash[c])
+			room[k&15] = c
+			k++
+		}
+		n += k
 	}
-	dst = out[:n]
-	for ; i < len(src); i++ {
-		if c := src[i]; c < 0x20 || c == '"' || c == '\\' {
+	return appendEachEscaped(out[:n], src[i:])
+}
+
+// needsBackslash is 1 for the bytes that a backslash before them escapes.
+var needsBackslash = [256]uint8{'"': 1, '\\': 1}
+
+func appendEachEscaped(dst, src []byte) []byte {
+	for _, c := range src {
+		if c < 0x20 || c == '"' || c == '\\' {
 			dst = appendEscape(dst, c)
 		} else {
 			dst = append(dst, c)

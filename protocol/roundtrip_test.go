@@ -186,3 +186,32 @@ func TestBlankLinesAreSkipped(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestEscapes compares the escaping of row data, eight bytes at a time, with the
+// standard library's, over every length and mixture of bytes.
+func TestEscapes(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	alphabets := []string{"ab", "a\"", "\"\\", "abcdefgh\"", "a\"\\\n\x00", "\x01\x1f"}
+	for i := range 5000 {
+		alphabet := alphabets[r.IntN(len(alphabets))]
+		data := make([]byte, i%60)
+		for j := range data {
+			data[j] = alphabet[r.IntN(len(alphabet))]
+		}
+		op := protocol.Op{ID: 1, Kind: protocol.Put, Data: data}
+		line := protocol.JSONLines.AppendDataChunk(nil, &protocol.DataChunk{Ops: []protocol.Op{op}})
+		var got struct {
+			Data struct {
+				Data []struct{ Data string }
+			}
+		}
+		if err := json.Unmarshal(line, &got); err != nil {
+			t.Fatalf("%v: %q", err, line)
+		}
+		if got.Data.Data[0].Data != string(data) {
+			t.Fatalf("%q became %q", data, got.Data.Data[0].Data)
+		}
+	}
+}
