@@ -30,8 +30,7 @@ type ChunkRequest struct {
 // Chunk is a part of a table in the order of its key, as of one snapshot.
 type Chunk struct {
 	Rows [][]source.Datum
-	// Last is the key of the last row, or After if there are no rows. Done says that
-	// no rows follow.
+	// Last is where the next chunk starts from; Done says that there is none.
 	Last []string
 	Done bool
 	// Unseen are the transactions that were in progress for the snapshot, and Next
@@ -105,7 +104,7 @@ func readChunk(ctx context.Context, conn *pgconn.PgConn, registry *pgtypes.Regis
 	}
 	chunk.Rows = w.rows
 	chunk.Done = q.Limit <= 0 || len(chunk.Rows) < q.Limit
-	if n := len(chunk.Rows); n > 0 {
+	if n := len(chunk.Rows); n > 0 && !chunk.Done {
 		if chunk.Last, err = plan.key(chunk.Rows[n-1]); err != nil {
 			return nil, fmt.Errorf("%s: %w", doing, err)
 		}
@@ -284,11 +283,8 @@ func (p *chunkPlan) key(row []source.Datum) ([]string, error) {
 		case source.Text:
 			out[i] = string(d.Bytes)
 		case source.Binary:
-			read, ok := exactKeys[k.typ]
-			if !ok {
-				continue // a table read whole: nothing starts from here
-			}
-			if out[i], ok = read(d.Bytes); !ok {
+			var ok bool
+			if out[i], ok = exactKeys[k.typ](d.Bytes); !ok {
 				return nil, fmt.Errorf("key of %d bytes does not fit its type", len(d.Bytes))
 			}
 		default:

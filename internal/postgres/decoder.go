@@ -46,6 +46,7 @@ type decoder struct {
 	sent  bool // a part of the open transaction has been handed over
 	part  *source.Txn
 	bytes int // of part
+	usual int // changes in the last part that was full
 
 	arena arena
 }
@@ -141,6 +142,9 @@ func (d *decoder) commit(r *reader, events []Event) ([]Event, error) {
 func (d *decoder) current() *source.Txn {
 	if d.part == nil {
 		d.part = &source.Txn{XID: d.xid}
+		if d.sent {
+			d.part.Changes = make([]source.Change, 0, d.usual)
+		}
 	}
 	return d.part
 }
@@ -152,6 +156,7 @@ func (d *decoder) flush(events []Event) []Event {
 	}
 	e := Event{Txn: d.part, bytes: d.bytes}
 	e.Txn.More = true
+	d.usual = len(d.part.Changes)
 	d.part, d.bytes, d.sent = nil, 0, true
 	return append(events, e)
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/millrace-sync/millrace/internal/source"
 )
 
-var shared pgtest.Shared
+var shared = pgtest.Shared{Options: []pgtest.Option{pgtest.WithSetting("max_prepared_transactions", "5")}}
 
 func TestMain(m *testing.M) { os.Exit(shared.Main(m)) }
 
@@ -186,4 +186,10 @@ func dumpRow(row []source.Datum) string {
 		}
 	}
 	return strings.Join(parts, ",")
+}
+
+func port(c postgres.Config) string { return fmt.Sprint(c.Port) }
+
+func contextFor(t testing.TB, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), d)
 }

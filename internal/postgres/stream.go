@@ -19,9 +19,11 @@ import (
 )
 
 const (
-	// statusGap is the least time between two status messages that only tell of
-	// progress.
+	// statusGap is the least time between two status messages.
 	statusGap = 20 * time.Millisecond
+	// nagPause and nagLimit: see nagging. At statusGap each that is 4 seconds.
+	nagPause = 500 * time.Millisecond
+	nagLimit = 200
 	// farewell bounds how long Close waits for the server to free the slot.
 	farewell = 2 * time.Second
 )
@@ -300,29 +302,60 @@ func (s *Stream) report() {
 	gap := time.NewTimer(0)
 	defer gap.Stop()
 	<-gap.C
-	moved := s.moved // nil while a message was just sent
+	moved, asked := s.moved, s.asked // nil while a message was just sent
+	var nagged nagging
 	for {
 		question := false
 		select {
 		case <-s.ctx.Done():
 			return
 		case <-gap.C:
-			moved = s.moved
+			moved, asked = s.moved, s.asked
 			continue
 		case <-moved:
-			moved = nil
-			gap.Reset(statusGap)
-		case <-s.asked:
+		case <-asked:
+			if nagged.again(time.Now()) && s.confirmed.Load() < s.received.Load() {
+				s.fail(&Error{Code: codeTimeout, Kind: ErrTransient,
+					Message: "stream changes: the server shuts down and waits for changes to be stored here, which takes too long"})
+				return
+			}
 		case <-tick.C:
 			silent := time.Since(time.Unix(0, s.input.heard.Load()))
 			question = silent > s.config.IdleTimeout/3
 		}
+		moved, asked = nil, nil
+		gap.Reset(statusGap)
 		if err := s.status(question); err != nil {
-			s.queue.close(failed("tell the server how far we are", err))
-			s.conn.Close() // ends receive too
+			s.fail(failed("tell the server how far we are", err))
 			return
 		}
 	}
+}
+
+// fail ends the stream from the side of report.
+func (s *Stream) fail(err error) {
+	s.queue.close(err)
+	s.conn.Close() // ends receive too
+}
+
+// nagging tells a server that shuts down from one that asks now and then whether
+// we live. The former asks again as soon as it has an answer, until everything is
+// confirmed, and no other connection can end that: if we do not store what was
+// sent, it would never shut down.
+type nagging struct {
+	last  time.Time
+	count int
+}
+
+// again notes that the server has asked, and reports whether it has done so for
+// nagLimit times in a row.
+func (n *nagging) again(now time.Time) bool {
+	if now.Sub(n.last) > nagPause {
+		n.count = 0
+	}
+	n.last = now
+	n.count++
+	return n.count > nagLimit
 }
 
 // status sends a status update, with the question for an answer if need be.
@@ -367,6 +400,10 @@ func (s *Stream) Start() source.LSN { return s.start }
 // position no smaller. It goes out with the next status update, which Confirm
 // brings about. Positions that were not received yet, or are behind an earlier
 // one, change nothing.
+//
+// Positions that come without a transaction (Event.LSN) are to be stored and
+// confirmed too: the log is kept until they are, and a server that shuts down waits
+// for it, for as long as the stream lets it.
 func (s *Stream) Confirm(lsn source.LSN) {
 	for {
 		old := s.confirmed.Load()
