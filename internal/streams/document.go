@@ -299,6 +299,9 @@ func (d *document) fields(n *yaml.Node, stream, what string, known []field) {
 			if hint == "" {
 				hint = "known here are " + strings.Join(names, ", ")
 			}
+			if value.Tag == "!!null" && value.Value == "" && resolve(n).Style&yaml.FlowStyle != 0 {
+				hint = "within braces a comma ends a text: put the text before it in double quotes"
+			}
 			d.reportNode(Error, key, stream, fmt.Sprintf("unknown key %q in %s", key.Value, what), hint)
 			return
 		}
