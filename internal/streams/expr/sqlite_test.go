@@ -166,7 +166,7 @@ func writeCall(b *strings.Builder, n Call, arg func(Node)) {
 			arg(n.Args[2])
 		}
 	default:
-		if _, _, isOp := operatorArity(op); !isOp {
+		if _, _, isOp := operatorArity(canonicalOp(op)); !isOp {
 			b.WriteString(op)
 			list(n.Args)
 			return
