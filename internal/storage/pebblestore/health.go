@@ -151,7 +151,7 @@ func pebbleOptions(opts Options, lock *pebble.Lock, h *health) *pebble.Options {
 		// Room for bursts while a flush is under way.
 		MemTableStopWritesThreshold: 4,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
-		L0CompactionThreshold:       2,
+		L0CompactionThreshold:       8,
 		L0StopWritesThreshold:       1000,
 		EventListener: &pebble.EventListener{
 			FlushEnd:        func(info pebble.FlushInfo) { h.flushed(info.Err) },
@@ -165,6 +165,14 @@ func pebbleOptions(opts Options, lock *pebble.Lock, h *health) *pebble.Options {
 		o.Levels[i].IndexBlockSize = 64 << 10
 	}
 	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionFastest })
+	// Pebble takes what follows the prefix of a key for a version, and puts the
+	// values of all but the first aside, as seldom read. Here they are the ops.
+	o.Experimental.SpanPolicyFunc = func([]byte) (pebble.SpanPolicy, []byte, error) {
+		return pebble.SpanPolicy{
+			DisableValueSeparationBySuffix: true,
+			ValueStoragePolicy:             pebble.ValueStorageLowReadLatency,
+		}, nil, nil
+	}
 	// Dropped definitions are large ranges: give their space back soon.
 	o.FlushDelayDeleteRange = 10 * time.Second
 	return o

@@ -47,18 +47,18 @@ type Options struct {
 	// FS is the file system; nil means the machine's.
 	FS vfs.FS
 	// CacheSize is the number of bytes of tables to keep in memory, out of which
-	// the memtables are reserved; 0 means 32 MiB.
+	// the memtables are reserved; 0 means 64 MiB.
 	CacheSize int64
 	// MemTableSize is the number of bytes to collect in memory before they are
-	// sorted into a table, of which up to four exist; 0 means 8 MiB.
+	// sorted into a table, of which up to four exist; 0 means 16 MiB.
 	MemTableSize int64
 	// Logger gets what the store has to say; nil means nobody does.
 	Logger *slog.Logger
 }
 
 const (
-	defaultCacheSize    = 32 << 20
-	defaultMemTableSize = 8 << 20
+	defaultCacheSize    = 64 << 20
+	defaultMemTableSize = 16 << 20
 	epochLen            = 5
 )
 
@@ -151,6 +151,7 @@ func (s *Store) open(ctx context.Context, opts Options) (err error) {
 // abandon gives back what a failed open took.
 func (s *Store) abandon() {
 	if s.db != nil && s.health.err() == nil {
+		_ = s.writer.probe.reset()
 		_ = s.health.guard(s.db.Close)
 	}
 	if s.health.err() == nil {
@@ -390,6 +391,9 @@ func (s *Store) Close() error {
 	s.mu.Unlock()
 	if s.health.err() != nil {
 		return nil
+	}
+	if err := s.writer.probe.reset(); err != nil {
+		return fmt.Errorf("close storage in %s: %w", s.dir, err)
 	}
 	for v := range views {
 		if err := v.snap.Close(); err != nil {
