@@ -206,7 +206,7 @@ func reply(w http.ResponseWriter, status int, body []byte) {
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	e := protocol.AsError(err)
 	switch {
-	case e.Status == http.StatusInternalServerError:
+	case e.Status == http.StatusInternalServerError && e.Code != protocol.NoSyncConfig:
 		h.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	case e.Status != http.StatusNotFound:
 		h.Log.Info("request refused", "method", r.Method, "path", r.URL.Path, "status", e.Status, "code", e.Code,

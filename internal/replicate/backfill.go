@@ -112,9 +112,13 @@ func (a *Applier) Abandon(id uint64) {
 	}
 }
 
-// Merge applies a chunk: its high watermark has come in the stream. The caller
+// Merge applies a chunk: its high watermark has come in the stream, in the
+// transaction that ends at lsn, and all before it has been applied. The caller
 // flushes. It returns ErrWindow if the chunk has to be read again.
-func (a *Applier) Merge(id uint64, c *Chunk, commit CommitFunc) error {
+//
+// A chunk that fills a batch is published on the way: its rows are not served
+// before the backfill is complete, and an interrupted one is merged again.
+func (a *Applier) Merge(id uint64, c *Chunk, lsn source.LSN, commit CommitFunc) error {
 	w := a.backfill.windows[id]
 	if w == nil {
 		return fmt.Errorf("chunk %d of %s: no low watermark: %w", id, c.Table.QualifiedName(), ErrWindow)
@@ -134,7 +138,7 @@ func (a *Applier) Merge(id uint64, c *Chunk, commit CommitFunc) error {
 	if c.Table.wholeRow {
 		err = a.replaceWholeRows(w, c, commit)
 	} else {
-		err = a.mergeRows(w, c, commit)
+		err = a.mergeRows(w, c, lsn, commit)
 	}
 	if err != nil {
 		return fmt.Errorf("merge chunk %d of %s: %w", id, c.Table.QualifiedName(), err)
@@ -172,7 +176,7 @@ func (b *backfill) wants(c *Chunk) bool {
 	return false
 }
 
-func (a *Applier) mergeRows(w *window, c *Chunk, commit CommitFunc) error {
+func (a *Applier) mergeRows(w *window, c *Chunk, lsn source.LSN, commit CommitFunc) error {
 	if w.cleared {
 		return nil // all that the chunk saw is gone
 	}
@@ -183,7 +187,10 @@ func (a *Applier) mergeRows(w *window, c *Chunk, commit CommitFunc) error {
 		if err := a.putEvaluated(c.Table, r); err != nil {
 			return err
 		}
-		if err := a.commitIfFull(commit); err != nil {
+		if !a.full() {
+			continue
+		}
+		if err := a.Flush(lsn, commit); err != nil {
 			return err
 		}
 	}

@@ -191,10 +191,14 @@ func (a *Applier) commit(commit CommitFunc) error {
 }
 
 func (a *Applier) commitIfFull(commit CommitFunc) error {
-	if len(a.batch.Ops)+len(a.order) < a.limits.Ops && a.bytes < a.limits.Bytes {
+	if !a.full() {
 		return nil
 	}
 	return a.commit(commit)
+}
+
+func (a *Applier) full() bool {
+	return len(a.batch.Ops)+len(a.order) >= a.limits.Ops || a.bytes >= a.limits.Bytes
 }
 
 // change applies one change of a transaction.

@@ -391,14 +391,15 @@ func (f *follower) transaction(tx *source.Txn, commit replicate.CommitFunc) erro
 		return err
 	}
 	f.inTxn = tx.More
+	if tx.More {
+		return nil
+	}
+	f.lsn = max(f.lsn, tx.Commit)
+	f.txns++
 	for _, m := range tx.Messages {
 		if err := f.message(m, commit); err != nil {
 			return err
 		}
-	}
-	if !tx.More {
-		f.lsn = max(f.lsn, tx.Commit)
-		f.txns++
 	}
 	return nil
 }
@@ -422,7 +423,7 @@ func (f *follower) message(m source.Message, commit replicate.CommitFunc) error 
 		f.applier.Abandon(mark.chunk)
 		return nil
 	}
-	err := f.applier.Merge(mark.chunk, chunk.Chunk, commit)
+	err := f.applier.Merge(mark.chunk, chunk.Chunk, f.lsn, commit)
 	if err != nil && !errors.Is(err, replicate.ErrWindow) {
 		return err
 	}

@@ -53,7 +53,7 @@ func sourceConfig(c *config.Connection) postgres.Config {
 	out := postgres.Config{
 		Host: c.Host, Port: uint16(c.Port), User: c.User, Password: string(c.Password), Database: c.Database,
 		TLS: postgres.TLSMode(c.SSLMode), CACert: []byte(c.CACert), ClientCert: []byte(c.ClientCert), ClientKey: []byte(c.ClientKey),
-		ServerName: c.ServerName, Slot: c.SlotPrefix + "1", ConnectTimeout: c.ConnectTimeout,
+		ServerName: c.ServerName, Slot: c.SlotPrefix + "1", Publication: postgres.DefaultPublication, ConnectTimeout: c.ConnectTimeout,
 		ApplicationName: "millrace",
 	}
 	if c.RejectIPRanges.Local || len(c.RejectIPRanges.Prefixes) > 0 {

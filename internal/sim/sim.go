@@ -382,7 +382,7 @@ func (w *World) merge(id uint64) error {
 		}
 		chunk.Rows = append(chunk.Rows, r)
 	}
-	err := w.applier.Merge(id, chunk, w.commit)
+	err := w.applier.Merge(id, chunk, w.at, w.commit)
 	if errors.Is(err, replicate.ErrWindow) {
 		w.Rereads++
 		return nil
