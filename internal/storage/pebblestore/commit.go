@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/millrace-sync/millrace/internal/bucket"
+	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/storage"
 )
 
@@ -27,6 +28,7 @@ type writer struct {
 	undo   uint64
 	states stateCache
 
+	probe   probe                              // has its own lock; Row uses it
 	touched map[storage.BucketKey]*stateChange // by the batch being prepared
 	key     []byte                             // scratch
 	value   []byte                             // scratch
@@ -38,7 +40,8 @@ type stateChange struct {
 }
 
 func (w *writer) init(db *pebble.DB) {
-	w.db = db
+	w.db, w.probe.db = db, db
+	w.probe.largest = map[source.TableID][]byte{}
 	w.defs = map[storage.DefinitionID]struct{}{}
 	w.touched = map[storage.BucketKey]*stateChange{}
 	w.states.clear()
@@ -70,6 +73,10 @@ func (s *Store) Commit(ctx context.Context, b *storage.Batch) error {
 	}
 
 	w.adopt(b)
+	if err := w.probe.committed(b.Rows); err != nil {
+		s.health.fail(err)
+		return fmt.Errorf("commit: %w", err)
+	}
 	if sync {
 		s.durable.Store(uint64(w.checkpoint.LSN))
 	}
@@ -352,19 +359,25 @@ func (w *writer) touch(key storage.BucketKey) (*stateChange, error) {
 	state, ok := w.states.get(key)
 	if !ok {
 		w.key = appendBucket(w.key[:0], spaceState, key)
-		value, found, err := get(w.db, w.key)
-		if err != nil {
-			return nil, err
-		}
-		if found {
-			if state, err = decodeState(value); err != nil {
-				return nil, fmt.Errorf("bucket %d%s: %w", key.Def, key.Params, err)
-			}
+		var err error
+		if state, err = w.storedState(w.key); err != nil {
+			return nil, fmt.Errorf("bucket %d%s: %w", key.Def, key.Params, err)
 		}
 	}
 	c := &stateChange{was: state, is: state}
 	w.touched[key] = c
 	return c, nil
+}
+
+// storedState reads a state; a bucket without ops has the zero one.
+func (w *writer) storedState(key []byte) (bucket.State, error) {
+	w.probe.mu.Lock()
+	defer w.probe.mu.Unlock()
+	value, found, err := w.probe.find(key)
+	if err != nil || !found {
+		return bucket.State{}, err
+	}
+	return decodeState(value)
 }
 
 // sizeOf estimates a batch's size, so that its buffer seldom grows.

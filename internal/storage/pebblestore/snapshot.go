@@ -226,16 +226,19 @@ func (s *Store) Row(ref storage.RowRef) (*storage.RowRecord, bool, error) {
 		return nil, false, fmt.Errorf("read row record: %w", err)
 	}
 	defer s.end()
+	p := &s.writer.probe
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	var buf [128]byte
-	value, closer, err := s.db.Get(appendRowKey(buf[:0], ref))
-	if err == pebble.ErrNotFound {
+	value, held, err := p.find(appendRowKey(buf[:0], ref))
+	if err != nil {
+		return nil, false, fmt.Errorf("read row record of table %d: %w", ref.Table, err)
+	}
+	if !held {
 		return nil, false, nil
 	}
-	if err != nil {
-		return nil, false, fmt.Errorf("read row record: %w", corrupt(err))
-	}
 	rec, err := decodeRow(value)
-	if err := errors.Join(err, closer.Close()); err != nil {
+	if err != nil {
 		return nil, false, fmt.Errorf("read row record of table %d: %w", ref.Table, err)
 	}
 	return rec, true, nil

@@ -49,3 +49,14 @@ func (h *memHarness) Crash(rng *rand.Rand) {
 	percent := []int{0, 30, 100}[rng.IntN(3)]
 	h.fs = h.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng})
 }
+
+func BenchmarkStore(b *testing.B) {
+	storagetest.Bench(b, func(b *testing.B) storagetest.Store {
+		s, err := Open(b.Context(), Options{Dir: b.TempDir()})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { _ = s.Close() })
+		return asStore{s}
+	})
+}

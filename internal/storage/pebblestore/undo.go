@@ -59,18 +59,13 @@ func (e *edit) rememberStored(key []byte) error {
 	if !e.log {
 		return nil
 	}
-	value, closer, err := e.w.db.Get(key)
-	if err == pebble.ErrNotFound {
-		return e.remember(key, nil, false)
-	}
+	e.w.probe.mu.Lock()
+	defer e.w.probe.mu.Unlock()
+	value, held, err := e.w.probe.find(key)
 	if err != nil {
 		return err
 	}
-	err = e.remember(key, value, true)
-	if cerr := closer.Close(); err == nil {
-		err = cerr
-	}
-	return err
+	return e.remember(key, value, held)
 }
 
 // remember logs what a key held, if anything.
@@ -187,6 +182,9 @@ func (s *Store) rollback(ctx context.Context) error {
 	}
 	w.undo, w.lastOp = 0, w.checkpoint.Op
 	w.states.clear()
+	if err := w.probe.reset(); err != nil {
+		return err
+	}
 	return s.knowDefinitions()
 }
 

@@ -59,7 +59,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Harness) {
 	}
 	t.Run("RandomHistory", func(t *testing.T) {
 		base := seed(t)
-		for i := range uint64(40) {
+		for i := range uint64(12) {
 			t.Run(strconv.FormatUint(base+i, 10), func(t *testing.T) {
 				randomHistory(newTester(t, fresh(t)), base+i)
 			})
@@ -67,7 +67,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Harness) {
 	})
 	t.Run("CrashInCommit", func(t *testing.T) {
 		base := seed(t)
-		for i := range uint64(25) {
+		for i := range uint64(20) {
 			t.Run(strconv.FormatUint(base+i, 10), func(t *testing.T) {
 				crashInCommit(newTester(t, fresh(t)), base+i)
 			})
