@@ -88,7 +88,10 @@ func (e *Error) Error() string {
 		b.WriteString(strings.Join(e.SQL, " "))
 	}
 	if e.Hint != "" {
-		b.WriteString("; ")
+		if len(e.SQL) == 0 { // a statement ends with a semicolon of its own
+			b.WriteByte(';')
+		}
+		b.WriteByte(' ')
 		b.WriteString(e.Hint)
 	}
 	return b.String()

@@ -471,7 +471,7 @@ func TestCatalogConnectionMayBreak(t *testing.T) {
 func TestErrorsTellTheirKind(t *testing.T) {
 	e := &postgres.Error{Code: "PSYNC_S1101", Kind: postgres.ErrConfig, Message: "m", SQL: []string{"A;", "B;"}, Hint: "h",
 		Err: &pgconn.PgError{Severity: "ERROR", Message: "two\nlines", Code: "X"}}
-	if got, want := e.Error(), "PSYNC_S1101: m: ERROR: two lines (SQLSTATE X); run: A; B;; h"; got != want {
+	if got, want := e.Error(), "PSYNC_S1101: m: ERROR: two lines (SQLSTATE X); run: A; B; h"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	var pe *pgconn.PgError
