@@ -183,7 +183,7 @@ func (r *Row) take(out *streams.Output, ids []storage.DefinitionID) {
 		h := sha256.Sum256(l.Values)
 		r.Lookups = append(r.Lookups, Lookup{
 			Key:    storage.LookupKey{Def: ids[l.Def], Key: l.Key},
-			Values: slices.Clone(l.Values),
+			Values: append([]byte{}, l.Values...), // never nil: that would withdraw it
 			Hash:   binary.LittleEndian.Uint64(h[:8]),
 		})
 	}
