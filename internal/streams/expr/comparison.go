@@ -1,6 +1,9 @@
 package expr
 
 import (
+	"cmp"
+	"strings"
+
 	"github.com/millrace-sync/millrace/internal/source"
 )
 
@@ -15,7 +18,7 @@ func (c *compiler) comparison(op string, a, b operand) operand {
 // comparer returns the comparison of two values whose expressions have the given
 // affinities.
 func (c *compiler) comparer(op string, aff, bff affinity) func(x, y source.Value) (source.Value, error) {
-	test := orderTest(op)
+	holds := ordersOf(op)
 	if op == "IS" || op == "IS NOT" {
 		return c.nullSafe(op, aff, bff)
 	}
@@ -25,8 +28,13 @@ func (c *compiler) comparer(op string, aff, bff affinity) func(x, y source.Value
 			if x.IsNull() || y.IsNull() {
 				return source.Value{}, nil
 			}
-			x, y = convert.applyBoth(x, y)
-			return source.Bool(test(compareSQLite(x, y))), nil
+			if convert > affBlob {
+				x, y = convert.applyBoth(x, y)
+			}
+			if x.Kind() == source.KindText && y.Kind() == source.KindText {
+				return holds.text(x.Str(), y.Str(), strings.Compare), nil
+			}
+			return holds.value(compareSQLite(x, y)), nil
 		}
 	}
 	null := source.Value{}
@@ -34,6 +42,9 @@ func (c *compiler) comparer(op string, aff, bff affinity) func(x, y source.Value
 		null = source.Int(1)
 	}
 	return func(x, y source.Value) (source.Value, error) {
+		if x.Kind() == source.KindText && y.Kind() == source.KindText {
+			return holds.text(x.Str(), y.Str(), compareUTF16), nil
+		}
 		if isNullReference(x) || isNullReference(y) {
 			return null, nil
 		}
@@ -41,8 +52,41 @@ func (c *compiler) comparer(op string, aff, bff affinity) func(x, y source.Value
 		if err != nil {
 			return source.Value{}, err
 		}
-		return source.Bool(test(r)), nil
+		return holds.value(r), nil
 	}
+}
+
+// orders is the set of results of a three-way comparison for which an operator
+// holds: bit 0 for less, 1 for equal, 2 for greater.
+type orders uint8
+
+func ordersOf(op string) orders {
+	switch op {
+	case "<":
+		return 1
+	case "<=":
+		return 1 | 2
+	case ">":
+		return 4
+	case ">=":
+		return 4 | 2
+	case "!=":
+		return 1 | 4
+	}
+	return 2
+}
+
+func (o orders) value(r int) source.Value { return source.Int(int64(o >> (r + 1) & 1)) }
+
+// text compares two texts; equality needs no order.
+func (o orders) text(x, y string, compare func(x, y string) int) source.Value {
+	switch o {
+	case 2:
+		return source.Bool(x == y)
+	case 1 | 4:
+		return source.Bool(x != y)
+	}
+	return o.value(compare(x, y))
 }
 
 // isNullReference treats NaN, which only a source can give, as NULL.
@@ -66,22 +110,6 @@ func (c *compiler) nullSafe(op string, aff, bff affinity) func(x, y source.Value
 	}
 }
 
-func orderTest(op string) func(int) bool {
-	switch op {
-	case "<":
-		return func(r int) bool { return r < 0 }
-	case "<=":
-		return func(r int) bool { return r <= 0 }
-	case ">":
-		return func(r int) bool { return r > 0 }
-	case ">=":
-		return func(r int) bool { return r >= 0 }
-	case "!=":
-		return func(r int) bool { return r != 0 }
-	}
-	return func(r int) bool { return r == 0 }
-}
-
 // fastComparison covers what most filters are, an input beside a literal: the
 // common kinds are compared in place, the rest goes the general way.
 func (c *compiler) fastComparison(op string, a, b operand) (operand, bool) {
@@ -97,16 +125,16 @@ func (c *compiler) fastComparison(op string, a, b operand) (operand, bool) {
 		}
 		return general(x, lit)
 	}
-	equality, negated := op == "=" || op == "!=", op == "!="
+	holds := ordersOf(op)
 	switch lit.Kind() {
 	case source.KindText:
-		if !equality {
-			return operand{}, false
+		want, compare := lit.Str(), compareUTF16
+		if c.Engine == SQLite {
+			compare = strings.Compare
 		}
-		want := lit.Str()
 		return operand{run: func(in []source.Value) (source.Value, error) {
 			if v := &in[i]; v.Kind() == source.KindText {
-				return source.Bool((v.Str() == want) != negated), nil
+				return holds.text(v.Str(), want, compare), nil
 			}
 			return slow(in)
 		}}, true
@@ -115,19 +143,9 @@ func (c *compiler) fastComparison(op string, a, b operand) (operand, bool) {
 		if !ok {
 			return operand{}, false
 		}
-		test := orderTest(op)
 		return operand{run: func(in []source.Value) (source.Value, error) {
 			if x, ok := in[i].Int(); ok {
-				if equality {
-					return source.Bool((x == want) != negated), nil
-				}
-				r := 0
-				if x < want {
-					r = -1
-				} else if x > want {
-					r = 1
-				}
-				return source.Bool(test(r)), nil
+				return holds.value(cmp.Compare(x, want)), nil
 			}
 			return slow(in)
 		}}, true
@@ -186,40 +204,28 @@ func and3(l, h source.Value) source.Value {
 // inList is value IN (a, b, …): 1 if an element equals the value, else NULL if the
 // value or, in SQLite, an element is NULL, else 0.
 func (c *compiler) inList(op string, a []operand) operand {
+	o := c.Options
 	equal := c.comparer("=", a[0].aff, affNone)
-	value, sqlite := a[0].run, c.Engine == SQLite
+	value := a[0].run
 	elems := make([]evalFunc, len(a)-1)
 	for i := range elems {
 		elems[i] = a[i+1].run
 	}
-	res := operand{run: func(in []source.Value) (source.Value, error) {
+	return c.negate(op, operand{run: func(in []source.Value) (source.Value, error) {
 		x, err := value(in)
 		if err != nil {
 			return source.Value{}, err
 		}
-		if len(elems) == 0 {
-			return source.Int(0), nil
-		}
-		null := false
+		s := search{x: x, equal: equal}
 		for _, elem := range elems {
 			y, err := elem(in)
 			if err != nil {
 				return source.Value{}, err
 			}
-			v, err := equal(x, y)
-			if err != nil {
-				return source.Value{}, err
-			}
-			if v.IsNull() {
-				null = true
-			} else if is, _ := v.Int(); is == 1 {
-				return v, nil
+			if !s.visit(y) {
+				break
 			}
 		}
-		if null && (sqlite || x.IsNull()) {
-			return source.Value{}, nil
-		}
-		return source.Int(0), nil
-	}}
-	return c.negate(op, res)
+		return s.result(o)
+	}})
 }

@@ -12,14 +12,21 @@ import (
 type function struct {
 	name   string
 	lo, hi int // numbers of arguments; hi < 0 means any
-	// one, two and many are for functions that see all their arguments; strict says
+	// one, two, few and many are for functions that see all their arguments; strict says
 	// that a NULL among them makes the result NULL.
 	strict bool
 	one    func(o Options, a source.Value) (source.Value, error)
 	two    func(o Options, a, b source.Value) (source.Value, error)
+	few    func(o Options, a few) (source.Value, error)
 	many   func(o Options, a []source.Value) (source.Value, error)
 	// lazy is for functions that evaluate only some of their arguments.
 	lazy func(c *compiler, a []operand) operand
+}
+
+// few is up to three arguments; passed by value, they need no memory of their own.
+type few struct {
+	v [3]source.Value
+	n int
 }
 
 // functions is sorted by name.
@@ -38,17 +45,17 @@ var functions = []function{
 	{name: "json_valid", lo: 1, hi: 2, many: jsonValid},
 	{name: "length", lo: 1, hi: 1, strict: true, one: length},
 	{name: "lower", lo: 1, hi: 1, strict: true, one: lower},
-	{name: "ltrim", lo: 1, hi: 2, strict: true, many: trimmer(true, false)},
+	{name: "ltrim", lo: 1, hi: 2, strict: true, few: trimmer(true, false)},
 	{name: "nullif", lo: 2, hi: 2, two: nullif},
-	{name: "replace", lo: 3, hi: 3, many: replace},
-	{name: "round", lo: 1, hi: 2, strict: true, many: round},
-	{name: "rtrim", lo: 1, hi: 2, strict: true, many: trimmer(false, true)},
+	{name: "replace", lo: 3, hi: 3, few: replace},
+	{name: "round", lo: 1, hi: 2, strict: true, few: round},
+	{name: "rtrim", lo: 1, hi: 2, strict: true, few: trimmer(false, true)},
 	{name: "st_asgeojson", lo: 1, hi: 1, strict: true, one: geometryAsGeoJSON},
 	{name: "st_astext", lo: 1, hi: 1, strict: true, one: geometryAsText},
 	{name: "st_x", lo: 1, hi: 1, strict: true, one: geometryX},
 	{name: "st_y", lo: 1, hi: 1, strict: true, one: geometryY},
-	{name: "substring", lo: 2, hi: 3, strict: true, many: substring},
-	{name: "trim", lo: 1, hi: 2, strict: true, many: trimmer(true, true)},
+	{name: "substring", lo: 2, hi: 3, strict: true, few: substring},
+	{name: "trim", lo: 1, hi: 2, strict: true, few: trimmer(true, true)},
 	{name: "typeof", lo: 1, hi: 1, one: typeOf},
 	{name: "unixepoch", lo: 1, hi: -1, strict: true, many: unixepoch},
 	{name: "upper", lo: 1, hi: 1, strict: true, one: upper},
@@ -235,6 +242,9 @@ func (c *compiler) function(name string, args []operand) operand {
 			return two(o, x, y)
 		})
 	}
+	if f.few != nil {
+		return fewArguments(o, f, args)
+	}
 	many, strict := f.many, f.strict
 	return operand{run: func(in []source.Value) (source.Value, error) {
 		values := make([]source.Value, len(args))
@@ -251,6 +261,24 @@ func (c *compiler) function(name string, args []operand) operand {
 			return source.Value{}, nil
 		}
 		return many(o, values)
+	}}
+}
+
+func fewArguments(o Options, f *function, args []operand) operand {
+	call, strict := f.few, f.strict
+	return operand{run: func(in []source.Value) (source.Value, error) {
+		a := few{n: len(args)}
+		for i := range args {
+			v, err := args[i].run(in)
+			if err != nil {
+				return source.Value{}, err
+			}
+			a.v[i] = v
+		}
+		if strict && (a.v[0].IsNull() || a.v[a.n-1].IsNull() || a.v[a.n/2].IsNull()) {
+			return source.Value{}, nil
+		}
+		return call(o, a)
 	}}
 }
 

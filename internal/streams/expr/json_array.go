@@ -10,63 +10,72 @@ import (
 // inArray is value IN array, where array is JSON text: as value IN (SELECT value
 // FROM json_each(array)).
 func (c *compiler) inArray(op string, a, b operand) operand {
+	const name = "IN"
 	o := c.Options
 	equal := c.comparer("=", a.aff, affBlob) // a column without a type has the affinity blob
-	const name = "IN"
-	search := func(x source.Value, each func(yield func(key, value source.Value) bool) error) (source.Value, error) {
-		found, null := false, false
-		var failed error
-		err := each(func(_, y source.Value) bool {
-			v, err := equal(x, y)
-			if err != nil {
-				failed = err
-				return false
-			}
-			if v.IsNull() {
-				null = true
-			} else if is, _ := v.Int(); is == 1 {
-				found = true
-			}
-			return !found
-		})
-		switch {
-		case err != nil:
-			return source.Value{}, err
-		case failed != nil:
-			return source.Value{}, failed
-		case found:
-			return source.Int(1), nil
-		case null && (o.Engine == SQLite || x.IsNull()):
-			return source.Value{}, nil
-		}
-		return source.Int(0), nil
-	}
-	var res operand
 	if b.constant && !b.value.IsNull() {
 		var values []source.Value
 		err := jsonEach(name, b.value, o, func(_, v source.Value) bool { values = append(values, v); return true })
-		res = lift1(a, func(x source.Value) (source.Value, error) {
+		return c.negate(op, lift1(a, func(x source.Value) (source.Value, error) {
 			if err != nil {
 				return source.Value{}, err
 			}
-			return search(x, func(yield func(key, value source.Value) bool) error {
-				for _, v := range values {
-					if !yield(source.Value{}, v) {
-						break
-					}
+			s := search{x: x, equal: equal}
+			for _, v := range values {
+				if !s.visit(v) {
+					break
 				}
-				return nil
-			})
-		})
-	} else {
-		res = lift2(a, b, func(x, array source.Value) (source.Value, error) {
-			if array.IsNull() && o.Engine == Reference {
-				return source.Value{}, nil
 			}
-			return search(x, func(yield func(key, value source.Value) bool) error { return jsonEach(name, array, o, yield) })
-		})
+			return s.result(o)
+		}))
 	}
-	return c.negate(op, res)
+	return c.negate(op, lift2(a, b, func(x, array source.Value) (source.Value, error) {
+		if array.IsNull() && o.Engine == Reference {
+			return source.Value{}, nil
+		}
+		s := search{x: x, equal: equal}
+		if err := jsonEach(name, array, o, func(_, v source.Value) bool { return s.visit(v) }); err != nil {
+			return source.Value{}, err
+		}
+		return s.result(o)
+	}))
+}
+
+// search looks for a value among the elements of a list.
+type search struct {
+	x     source.Value
+	equal func(x, y source.Value) (source.Value, error)
+	found bool
+	null  bool // an element, or x, is NULL
+	err   error
+}
+
+// visit looks at one element and reports whether to go on.
+func (s *search) visit(y source.Value) bool {
+	v, err := s.equal(s.x, y)
+	if err != nil {
+		s.err = err
+		return false
+	}
+	if v.IsNull() {
+		s.null = true
+	} else if is, _ := v.Int(); is == 1 {
+		s.found = true
+	}
+	return !s.found
+}
+
+// result is the value of IN: in the Reference engine NULL elements do not matter.
+func (s *search) result(o Options) (source.Value, error) {
+	switch {
+	case s.err != nil:
+		return source.Value{}, s.err
+	case s.found:
+		return source.Int(1), nil
+	case s.null && (o.Engine == SQLite || s.x.IsNull()):
+		return source.Value{}, nil
+	}
+	return source.Int(0), nil
 }
 
 // overlap is a && b: whether two JSON arrays have an element in common. NULL

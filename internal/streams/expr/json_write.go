@@ -82,6 +82,14 @@ func appendNumberJS(dst []byte, f float64) []byte {
 	return dst
 }
 
+// isSafe marks the ASCII characters that stand for themselves in a JSON string.
+var isSafe = func() (t [256]bool) {
+	for c := byte(0x20); c < utf8.RuneSelf; c++ {
+		t[c] = c != '"' && c != '\\'
+	}
+	return t
+}()
+
 const hexDigits = "0123456789abcdef"
 
 // AppendString appends s as a JSON string as JavaScript's JSON.stringify does: no
@@ -92,7 +100,7 @@ func AppendString(dst []byte, s string) []byte {
 	start := 0
 	for i := 0; i < len(s); {
 		c := s[i]
-		if c >= 0x20 && c < utf8.RuneSelf && c != '"' && c != '\\' {
+		if isSafe[c] {
 			i++
 			continue
 		}

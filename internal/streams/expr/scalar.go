@@ -29,12 +29,12 @@ func absolute(o Options, v source.Value) (source.Value, error) {
 }
 
 // round is round(x [, digits]), half away from zero, with 0 to 30 digits.
-func round(_ Options, a []source.Value) (source.Value, error) {
+func round(_ Options, a few) (source.Value, error) {
 	digits := int64(0)
-	if len(a) == 2 {
-		digits = min(max(toInt64(a[1]), 0), 30)
+	if a.n == 2 {
+		digits = min(max(toInt64(a.v[1]), 0), 30)
 	}
-	r := toFloat(realSQLite(a[0]))
+	r := toFloat(realSQLite(a.v[0]))
 	switch {
 	case r < -4503599627370496.0 || r > 4503599627370496.0:
 		// No fraction to round.
@@ -48,12 +48,12 @@ func round(_ Options, a []source.Value) (source.Value, error) {
 
 // trimmer is trim, ltrim and rtrim: they remove the characters of the second
 // argument, spaces by default.
-func trimmer(left, right bool) func(o Options, a []source.Value) (source.Value, error) {
-	return func(o Options, a []source.Value) (source.Value, error) {
-		s := textOf(o, a[0])
+func trimmer(left, right bool) func(o Options, a few) (source.Value, error) {
+	return func(o Options, a few) (source.Value, error) {
+		s := textOf(o, a.v[0])
 		cut := " "
-		if len(a) == 2 {
-			cut = textOf(o, a[1])
+		if a.n == 2 {
+			cut = textOf(o, a.v[1])
 			if o.Engine == SQLite {
 				cut, _, _ = strings.Cut(cut, "\x00")
 			}
@@ -100,17 +100,17 @@ func containsCharacter(set, c string) bool {
 }
 
 // replace is replace(x, from, to); an empty from changes nothing.
-func replace(o Options, a []source.Value) (source.Value, error) {
-	if a[0].IsNull() || a[1].IsNull() {
+func replace(o Options, a few) (source.Value, error) {
+	if a.v[0].IsNull() || a.v[1].IsNull() {
 		return source.Value{}, nil
 	}
-	if from := textOf(o, a[1]); from == "" || (o.Engine == SQLite && from[0] == 0) {
-		return source.String(textOf(o, a[0])), nil
+	if from := textOf(o, a.v[1]); from == "" || (o.Engine == SQLite && from[0] == 0) {
+		return source.String(textOf(o, a.v[0])), nil
 	}
-	if a[2].IsNull() {
+	if a.v[2].IsNull() {
 		return source.Value{}, nil
 	}
-	s, from, to := textOf(o, a[0]), textOf(o, a[1]), textOf(o, a[2])
+	s, from, to := textOf(o, a.v[0]), textOf(o, a.v[1]), textOf(o, a.v[2])
 	n := strings.Count(s, from)
 	if grown := len(s) + n*(len(to)-len(from)); grown > MaxText && grown > len(s) {
 		return source.Value{}, tooLarge("replace", "the result is longer than %d bytes", MaxText)

@@ -58,7 +58,7 @@ func TestSQLiteNumbers(t *testing.T) {
 			t.Errorf("seed %d: real of %q: got %g, want %g", seed, s, got, stmt.ColumnFloat(1))
 			wrong++
 		}
-		got, err := round(Options{Engine: SQLite}, []source.Value{source.Real(f), source.Int(int64(digits))})
+		got, err := round(Options{Engine: SQLite}, few{[3]source.Value{source.Real(f), source.Int(int64(digits))}, 2})
 		if err != nil || got.Real() != stmt.ColumnFloat(2) {
 			t.Errorf("seed %d: round(%g, %d): got %g, want %g", seed, f, digits, got.Real(), stmt.ColumnFloat(2))
 			wrong++

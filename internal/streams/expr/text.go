@@ -137,27 +137,35 @@ func lengthUTF16(s string) int {
 	return n
 }
 
-// sliceUTF16 returns the UTF-16 units from, up to but not including, to.
+// sliceUTF16 returns the UTF-16 units from, up to but not including, to. A pair that
+// is cut in two leaves a lone surrogate, as three bytes.
 func sliceUTF16(s string, from, to int) string {
-	var b strings.Builder
-	at := 0
-	for i := 0; i < len(s) && at < to; {
-		size, units := unitSize(s[i:])
-		switch {
-		case at >= from && at+units <= to:
-			b.WriteString(s[i : i+size])
-		case at+units > from && units == 2:
-			r, _ := utf8.DecodeRuneInString(s[i:])
-			half := 0xD800 + (r-0x10000)>>10
-			if at < from {
-				half = 0xDC00 + (r-0x10000)&0x3FF
+	i, at := 0, 0
+	skip := func(until int) (half string) {
+		for i < len(s) && at < until {
+			size, units := unitSize(s[i:])
+			if units == 2 && at+1 == until {
+				r, _ := utf8.DecodeRuneInString(s[i:])
+				half = string(appendRune(nil, 0xD800+(r-0x10000)>>10))
+				if until == from {
+					half = string(appendRune(nil, 0xDC00+(r-0x10000)&0x3FF))
+				}
 			}
-			b.Write([]byte{0xED, 0x80 | byte(half>>6&0x3F), 0x80 | byte(half&0x3F)})
+			i += size
+			at += units
 		}
-		at += units
-		i += size
+		return half
 	}
-	return b.String()
+	if from >= to {
+		return ""
+	}
+	head := skip(from)
+	start := i
+	tail := skip(to)
+	if tail == "" {
+		return head + s[start:i]
+	}
+	return head + s[start:i-4] + tail
 }
 
 // length counts bytes of a blob, else characters of the text: UTF-16 units in the
@@ -176,12 +184,12 @@ func length(o Options, v source.Value) (source.Value, error) {
 
 // substring is substring(x, start [, count]): start counts from 1, or from the end
 // if negative; a negative count takes the characters before start.
-func substring(o Options, a []source.Value) (source.Value, error) {
-	x := a[0]
+func substring(o Options, a few) (source.Value, error) {
+	x := a.v[0]
 	blob := x.Kind() == source.KindBlob
 	s := ""
 	total := int64(0)
-	start := toInt64(a[1])
+	start := toInt64(a.v[1])
 	switch {
 	case blob && x.Str() == "" && o.Engine == SQLite:
 		return source.Value{}, nil
@@ -198,8 +206,8 @@ func substring(o Options, a []source.Value) (source.Value, error) {
 		total = int64(lengthUTF16(s))
 	}
 	count := int64(math.MaxInt64)
-	if len(a) == 3 {
-		count = toInt64(a[2])
+	if a.n == 3 {
+		count = toInt64(a.v[2])
 	}
 	from, to := substringRange(start, count, total)
 	switch {
