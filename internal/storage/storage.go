@@ -10,7 +10,7 @@
 //   - A Snapshot shows exactly the ops, bucket states and lookups of its
 //     Checkpoint, however many batches are committed while it is open.
 //   - A Batch without Publish is not seen by any Snapshot until one with Publish
-//     is committed. Discard, and opening the store after a crash, take such batches
+//     is committed. Recover, and opening the store after a crash, take such batches
 //     back: rows, lookups, definitions and bucket states are then exactly those of
 //     the Checkpoint, so that the writer can replay the transaction from its start.
 //   - Op ids are never reused, and within the store only grow, crash or not.
@@ -140,9 +140,13 @@ type Definition struct {
 	Tables []TableProgress
 }
 
-// TableProgress says how much of a table a backfill has stored.
+// TableProgress says which version of a table a definition holds, and how much of
+// it a backfill has stored.
 type TableProgress struct {
 	Table source.TableID
+	// Shape is that of the table's version (see source.Table.Shape): a table that has
+	// been altered is read again.
+	Shape string
 	// After is the identity of the last row stored, one text datum for each key
 	// column in the table's column order; nil before the first chunk.
 	After []string
@@ -171,8 +175,8 @@ const (
 	DeployFailed                         // given up; the one before goes on serving
 )
 
-// Recovered is what a store holds when it is opened, as of its checkpoint: all
-// that the writer needs to go on.
+// Recovered is what a store holds as of its checkpoint when its writer starts:
+// all that it needs to go on.
 type Recovered struct {
 	// Epoch is drawn at random when the store is created and goes into bucket
 	// names, so that a client never mistakes this store's buckets for another's: 5

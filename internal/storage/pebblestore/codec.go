@@ -275,6 +275,7 @@ func appendDefinition(dst []byte, def *storage.Definition) []byte {
 	for i := range def.Tables {
 		t := &def.Tables[i]
 		dst = binary.AppendUvarint(dst, uint64(t.Table))
+		dst = appendText(dst, t.Shape)
 		done := byte(0)
 		if t.Done {
 			done = 1
@@ -303,6 +304,7 @@ func decodeDefinition(id storage.DefinitionID, value []byte) (storage.Definition
 	for i := range def.Tables {
 		t := &def.Tables[i]
 		t.Table = source.TableID(r.uvarint())
+		t.Shape = r.str()
 		t.Done = r.u8() == 1
 		t.Rows = int64(r.uvarint())
 		n := r.uvarint()

@@ -11,7 +11,7 @@
 // lookups, states and definitions in place, as the writer wants to read its own
 // writes and a transaction may be larger than memory. What they overwrite goes,
 // in the same batch, into an undo log, which the batch with Publish removes. Open
-// and Discard play it backwards and delete the ops beyond the checkpoint: the
+// and Recover play it backwards and delete the ops beyond the checkpoint: the
 // store is then as the checkpoint left it, and the transaction can be replayed.
 // Only the numbering of ops and definitions is not taken back.
 //
@@ -70,8 +70,9 @@ type Store struct {
 	db     *pebble.DB
 	lock   *pebble.Lock
 	health *health
-	// recovered is set by Open.
-	recovered storage.Recovered
+	epoch  string
+	secret [32]byte
+	opened storage.Recovered
 
 	durable atomic.Uint64 // source.LSN
 	closing atomic.Bool
@@ -142,6 +143,9 @@ func (s *Store) open(ctx context.Context, opts Options) (err error) {
 		}
 	}
 	if err := s.recover(ctx); err != nil {
+		return err
+	}
+	if s.opened, err = s.state(); err != nil {
 		return err
 	}
 	s.publish(s.writer.checkpoint, true)
@@ -261,7 +265,7 @@ func (s *Store) empty() (bool, error) {
 
 // create writes what makes an empty database a store, in one batch.
 func (s *Store) create() error {
-	var secret [len(s.recovered.Secret)]byte
+	var secret [len(s.secret)]byte
 	_, _ = rand.Read(secret[:]) // never fails
 	epoch := strings.ToLower(rand.Text()[:epochLen])
 
@@ -273,19 +277,18 @@ func (s *Store) create() error {
 	return s.apply(b, true)
 }
 
-// recover reads the meta keys, takes back an unfinished transaction and loads
-// what Recovered returns.
+// recover reads the meta keys and takes back an unfinished transaction.
 func (s *Store) recover(ctx context.Context) error {
 	w := &s.writer
 	id, err := s.meta(metaIdentity)
 	if err != nil {
 		return err
 	}
-	if len(id) != epochLen+len(s.recovered.Secret) {
+	if len(id) != epochLen+len(s.secret) {
 		return fmt.Errorf("identity of %d bytes: %w", len(id), storage.ErrCorrupt)
 	}
-	s.recovered.Epoch = string(id[:epochLen])
-	copy(s.recovered.Secret[:], id[epochLen:])
+	s.epoch = string(id[:epochLen])
+	copy(s.secret[:], id[epochLen:])
 
 	value, err := s.meta(metaNext)
 	if err != nil {
@@ -306,30 +309,41 @@ func (s *Store) recover(ctx context.Context) error {
 	if err := s.rollback(ctx); err != nil {
 		return fmt.Errorf("take back an unfinished transaction: %w", err)
 	}
-	s.recovered, err = s.state()
-	return err
+	return nil
 }
 
 // Recovered returns what the store held when it was opened.
-func (s *Store) Recovered() storage.Recovered { return s.recovered }
+func (s *Store) Recovered() storage.Recovered { return s.opened }
 
 // Recover takes back every batch since the last one with Publish, as Open does,
-// and returns what the store then holds: the writer calls it before it starts, and
-// before it starts again after a failure of the source.
+// and returns what the store then holds. The writer calls it before it starts, and
+// before it starts again after a failure of the source, to replay a transaction
+// from its beginning. Snapshots are not affected, nor is the numbering.
 func (s *Store) Recover(ctx context.Context) (storage.Recovered, error) {
-	if err := s.Discard(ctx); err != nil {
-		return storage.Recovered{}, err
-	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	return s.state()
+	if err := s.writable(ctx); err != nil {
+		return storage.Recovered{}, fmt.Errorf("recover: %w", err)
+	}
+	if s.writer.undo > 0 {
+		// Half a rollback is no state to go on from, so it is not interrupted.
+		if err := s.rollback(context.WithoutCancel(ctx)); err != nil {
+			s.health.fail(err)
+			return storage.Recovered{}, fmt.Errorf("recover: take back an unfinished transaction: %w", err)
+		}
+	}
+	r, err := s.state()
+	if err != nil {
+		return storage.Recovered{}, fmt.Errorf("recover: %w", err)
+	}
+	return r, nil
 }
 
-// state is what Recovered returns, as of now.
+// state returns what the store holds now.
 func (s *Store) state() (storage.Recovered, error) {
 	w := &s.writer
 	r := storage.Recovered{
-		Epoch: s.recovered.Epoch, Secret: s.recovered.Secret,
+		Epoch: s.epoch, Secret: s.secret,
 		NextOp: w.nextOp, NextDefinition: w.nextDef, Checkpoint: w.checkpoint,
 	}
 	if err := s.loadDefinitions(&r); err != nil {

@@ -3,7 +3,6 @@ package pebblestore
 import (
 	"context"
 	"encoding/binary"
-	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -106,26 +105,6 @@ func decodeUndo(value []byte) (key, old []byte, held bool, err error) {
 
 // rollbackChunk bounds the bytes that one batch of a rollback has.
 const rollbackChunk = 1 << 20
-
-// Discard takes back every batch since the last one with Publish: the writer
-// calls it before it replays a transaction from the start. Snapshots and op
-// numbering are not affected.
-func (s *Store) Discard(ctx context.Context) error {
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	if err := s.writable(ctx); err != nil {
-		return fmt.Errorf("discard: %w", err)
-	}
-	if s.writer.undo == 0 {
-		return nil
-	}
-	// Half a rollback is no state to go on from, so it is not interrupted.
-	if err := s.rollback(context.WithoutCancel(ctx)); err != nil {
-		s.health.fail(err)
-		return fmt.Errorf("discard: %w", err)
-	}
-	return nil
-}
 
 // rollback plays the undo log backwards. Each step restores some keys and removes
 // their entries in one batch: wherever it is interrupted, it can be resumed.

@@ -39,7 +39,7 @@ type loader struct {
 }
 
 func newLoader(b *testing.B, s Store) *loader {
-	l := &loader{b: b, store: s, next: s.Recovered().NextOp}
+	l := &loader{b: b, store: s, next: 1}
 	l.commit(&storage.Batch{Publish: true, Definitions: []storage.Definition{definition(1)}})
 	return l
 }

@@ -26,7 +26,7 @@ var contract = []struct {
 	{"SnapshotIsFixed", snapshotIsFixed},
 	{"PartsAreNotSeen", partsAreNotSeen},
 	{"PartsAreTakenBackAfterCrash", partsAreTakenBackAfterCrash},
-	{"PartsAreTakenBackByDiscard", partsAreTakenBackByDiscard},
+	{"PartsAreTakenBackByRecover", partsAreTakenBackByRecover},
 	{"ReplayAfterCrash", replayAfterCrash},
 	{"OpIDsOnlyGrow", opIDsOnlyGrow},
 	{"InvalidBatchesWriteNothing", invalidBatchesWriteNothing},
@@ -59,7 +59,7 @@ func bucketOps(key storage.BucketKey, ops ...bucket.Op) []storage.BucketOp {
 }
 
 func freshStore(t *tester) {
-	r := t.store.Recovered()
+	r := t.recover()
 	if r.NextOp != 1 || r.NextDefinition != 1 || r.Checkpoint != (storage.Checkpoint{}) || len(r.Definitions)+len(r.Deploys) > 0 {
 		t.Fatalf("fresh store recovered %+v", r)
 	}
@@ -80,10 +80,10 @@ func freshStore(t *tester) {
 }
 
 func identityIsKept(t *tester) {
-	first := t.store.Recovered()
+	first := t.recover()
 	t.reopen()
 	t.crash(rand.New(rand.NewPCG(1, 1)))
-	if r := t.store.Recovered(); r.Epoch != first.Epoch || r.Secret != first.Secret {
+	if r := t.recover(); r.Epoch != first.Epoch || r.Secret != first.Secret {
 		t.Fatal("epoch or secret changed")
 	}
 }
@@ -231,7 +231,7 @@ func partsAreNotSeen(t *tester) {
 	defer whole.Close()
 	newest.checkSnapshot(t, whole, nil, nil)
 	t.crash(rand.New(rand.NewPCG(1, 1)))
-	newest.checkRecovered(t, t.store.Recovered())
+	newest.checkRecovered(t, t.recover())
 	t.checkAll(newest)
 }
 
@@ -247,24 +247,26 @@ func (t *tester) checkAll(m *model) {
 func partsAreTakenBackAfterCrash(t *tester) {
 	m, _ := someTransaction(t)
 	t.crash(rand.New(rand.NewPCG(2, 2)))
-	r := t.store.Recovered()
+	r := t.recover()
 	m.checkRecovered(t, r)
 	if r.NextOp != 7 {
 		t.Fatalf("next op %s after parts up to 6 were taken back, want 7", r.NextOp)
 	}
 	t.checkAll(m)
 	t.reopen()
-	m.checkRecovered(t, t.store.Recovered())
+	m.checkRecovered(t, t.recover())
 	t.checkAll(m)
 }
 
-func partsAreTakenBackByDiscard(t *tester) {
+func partsAreTakenBackByRecover(t *tester) {
 	m, _ := someTransaction(t)
 	sn := t.snapshot()
 	defer sn.Close()
 	for range 2 {
-		if err := t.store.Discard(t.Context()); err != nil {
-			t.Fatalf("discard: %v", err)
+		r := t.recover()
+		m.checkRecovered(t, r)
+		if r.NextOp != 7 {
+			t.Fatalf("next op %s after parts up to 6 were taken back, want 7", r.NextOp)
 		}
 		t.checkAll(m)
 	}
@@ -274,7 +276,7 @@ func partsAreTakenBackByDiscard(t *tester) {
 	m.apply(b)
 	t.checkAll(m)
 	t.crash(rand.New(rand.NewPCG(3, 3)))
-	m.checkRecovered(t, t.store.Recovered())
+	m.checkRecovered(t, t.recover())
 	t.checkAll(m)
 }
 
@@ -283,7 +285,7 @@ func partsAreTakenBackByDiscard(t *tester) {
 func replayAfterCrash(t *tester) {
 	m, _ := someTransaction(t)
 	t.crash(rand.New(rand.NewPCG(4, 4)))
-	next := t.store.Recovered().NextOp
+	next := t.recover().NextOp
 	parts := []*storage.Batch{
 		{Ops: bucketOps(bucketA, remove(next, "x")), Rows: []storage.RowWrite{{Ref: storage.RowRef{Table: 7, Key: "r"}}}},
 		{Ops: bucketOps(bucketB, put(next+1, "x", "2"))},
@@ -315,7 +317,7 @@ func opIDsOnlyGrow(t *tester) {
 	t.commit(&storage.Batch{Publish: true, Ops: bucketOps(bucketA, put(10, "x", "1"))})
 	t.commit(&storage.Batch{Ops: bucketOps(bucketA, put(20, "x", "2"))})
 	t.reopen() // takes 20 back, but not its id
-	if next := t.store.Recovered().NextOp; next != 21 {
+	if next := t.recover().NextOp; next != 21 {
 		t.Fatalf("next op %s, want 21", next)
 	}
 	for _, id := range []bucket.OpID{0, 5, 10, 20, bucket.MaxOpID + 1} {
@@ -390,7 +392,7 @@ func dropRemovesADefinition(t *tester) {
 	check()
 	t.crash(rand.New(rand.NewPCG(5, 5)))
 	check()
-	if defs := t.store.Recovered().Definitions; len(defs) != 2 || defs[0].ID != 1 || defs[1].ID != 3 {
+	if defs := t.recover().Definitions; len(defs) != 2 || defs[0].ID != 1 || defs[1].ID != 3 {
 		t.Fatalf("definitions %v", defs)
 	}
 }
@@ -399,7 +401,7 @@ func definitionIDsAreNotReused(t *tester) {
 	t.define(1, 5)
 	t.commit(&storage.Batch{Publish: true, Drop: []storage.DefinitionID{5}})
 	t.reopen()
-	if next := t.store.Recovered().NextDefinition; next != 6 {
+	if next := t.recover().NextDefinition; next != 6 {
 		t.Fatalf("next definition %d, want 6", next)
 	}
 	for _, id := range []storage.DefinitionID{0, 3, 5} {
@@ -421,13 +423,13 @@ func deploysReplaceEachOther(t *tester) {
 	m.defs = map[storage.DefinitionID]storage.Definition{1: definition(1), 2: definition(2)}
 	m.deploys = map[uint64]storage.Deploy{1: one, 2: two}
 	t.reopen()
-	m.checkRecovered(t, t.store.Recovered())
+	m.checkRecovered(t, t.recover())
 
 	two.State = storage.DeployServing
 	t.commit(&storage.Batch{Publish: true, Deploy: &two})
 	m.deploys = map[uint64]storage.Deploy{2: two}
 	t.reopen()
-	m.checkRecovered(t, t.store.Recovered())
+	m.checkRecovered(t, t.recover())
 }
 
 func lookupsPerSnapshot(t *tester) {
@@ -542,12 +544,12 @@ func lsnWithoutOps(t *tester) {
 	}
 	durable := t.store.DurableLSN()
 	t.crash(rand.New(rand.NewPCG(6, 6)))
-	if got := t.store.Recovered().Checkpoint; got.Op != 3 || got.LSN < durable {
+	if got := t.recover().Checkpoint; got.Op != 3 || got.LSN < durable {
 		t.Fatalf("checkpoint %s after a crash, LSN %s was durable", got, durable)
 	}
 	t.commit(&storage.Batch{Publish: true, LSN: 40, NoSync: true})
 	t.reopen()
-	if got := t.store.Recovered().Checkpoint; got != (storage.Checkpoint{Op: 3, LSN: 40}) {
+	if got := t.recover().Checkpoint; got != (storage.Checkpoint{Op: 3, LSN: 40}) {
 		t.Fatalf("checkpoint %s after closing in order, want 3@0/28", got)
 	}
 }
@@ -619,10 +621,11 @@ func closedStore(t *tester) {
 	_, _, rowErr := store.Row(storage.RowRef{Table: 1, Key: "x"})
 	_, snapshotErr := store.Snapshot()
 	_, _, uploadErr := store.WriteCheckpoint("u")
+	_, recoverErr := store.Recover(t.Context())
 	_, requestErr := store.RequestWriteCheckpoints(t.Context(), []storage.WriteCheckpointRequest{{User: "u"}})
 	for name, err := range map[string]error{
 		"commit":                    store.Commit(t.Context(), &storage.Batch{Publish: true}),
-		"discard":                   store.Discard(t.Context()),
+		"recover":                   recoverErr,
 		"row":                       rowErr,
 		"rows":                      store.RowsOf(1, func(source.RowKey, *storage.RowRecord) error { return nil }),
 		"snapshot":                  snapshotErr,

@@ -53,19 +53,19 @@ func (h *history) step() {
 	case n < 13:
 		h.write(false)
 	case n < 14:
-		if err := h.store.Discard(h.Context()); err != nil {
-			h.Fatalf("discard: %v", err)
-		}
 		h.newest = h.newest.discard(h.published)
+		h.recovered()
 	case n < 15:
 		h.reopen()
 		h.held = nil
 		h.newest = h.newest.discard(h.published)
 		h.recovered()
+		h.durable()
 	case n < 16:
 		h.crash(rng)
 		h.held = nil
 		h.afterCrash()
+		h.durable()
 	case n < 18:
 		h.requestUploads()
 	default:
@@ -103,7 +103,7 @@ func lsnOnly(b *storage.Batch) bool {
 
 func (h *history) afterCrash() {
 	h.Helper()
-	r := h.store.Recovered()
+	r := h.recover()
 	if lsn := r.Checkpoint.LSN; lsn < h.synced.checkpoint.LSN || lsn > h.published.checkpoint.LSN {
 		h.Fatalf("checkpoint %s after a crash, want from %s to %s", r.Checkpoint, h.synced.checkpoint, h.published.checkpoint)
 	}
@@ -119,13 +119,18 @@ func (h *history) afterCrash() {
 
 func (h *history) recovered() {
 	h.Helper()
-	r := h.store.Recovered()
+	r := h.recover()
 	h.newest.checkRecovered(h, r)
 	if r.NextOp != h.newest.nextOp || r.NextDefinition != h.newest.nextDef {
 		h.Fatalf("numbering goes on at %s and %d, want %s and %d", r.NextOp, r.NextDefinition, h.newest.nextOp, h.newest.nextDef)
 	}
-	if got := h.store.DurableLSN(); got != r.Checkpoint.LSN {
-		h.Fatalf("durable LSN %s after opening at %s", got, r.Checkpoint)
+}
+
+// durable expects all that a store just opened holds to be durable.
+func (h *history) durable() {
+	h.Helper()
+	if got := h.store.DurableLSN(); got != h.published.checkpoint.LSN {
+		h.Fatalf("durable LSN %s after opening at %s", got, h.published.checkpoint)
 	}
 }
 
@@ -220,7 +225,7 @@ func crashInCommit(t *tester, seed uint64) {
 	t.store = nil
 	t.open()
 
-	r := t.store.Recovered()
+	r := t.recover()
 	at := -1
 	for i, s := range states {
 		if (i == 0 || batches[i-1].Publish) && s.checkpoint == r.Checkpoint {

@@ -249,7 +249,7 @@ func (m *model) checkRows(t testing.TB, s Store, tables []source.TableID, absent
 	}
 }
 
-// checkRecovered compares what a store says after it was opened.
+// checkRecovered compares what Recover returns, but for the numbering.
 func (m *model) checkRecovered(t testing.TB, r storage.Recovered) {
 	t.Helper()
 	if r.Checkpoint != m.checkpoint {

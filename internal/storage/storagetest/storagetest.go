@@ -20,11 +20,10 @@ import (
 // Store is what an implementation offers; see pebblestore.Store for what each
 // method means.
 type Store interface {
-	Recovered() storage.Recovered
 	Row(storage.RowRef) (*storage.RowRecord, bool, error)
 	RowsOf(source.TableID, func(source.RowKey, *storage.RowRecord) error) error
 	Commit(context.Context, *storage.Batch) error
-	Discard(context.Context) error
+	Recover(context.Context) (storage.Recovered, error)
 	DurableLSN() source.LSN
 	Snapshot() (Snapshot, error)
 	WriteCheckpoint(user string) (storage.WriteCheckpoint, bool, error)
@@ -142,6 +141,16 @@ func (t *tester) commit(b *storage.Batch) {
 	if err := t.store.Commit(t.Context(), b); err != nil {
 		t.Fatalf("commit: %v", err)
 	}
+}
+
+// recover takes back what is not published and returns what is left.
+func (t *tester) recover() storage.Recovered {
+	t.Helper()
+	r, err := t.store.Recover(t.Context())
+	if err != nil {
+		t.Fatalf("recover: %v", err)
+	}
+	return r
 }
 
 func (t *tester) snapshot() Snapshot {
