@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"mime"
 	"net/http"
 	"strings"
 	"sync"
@@ -224,6 +225,13 @@ func userAgent(r *http.Request) string {
 
 // body reads a request's body within its limits.
 func body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	if kind := r.Header.Get("Content-Type"); kind != "" {
+		switch media, _, _ := mime.ParseMediaType(kind); media {
+		case "application/json", "text/plain":
+		default:
+			return nil, protocol.Errorf(protocol.BodyTypeUnsupported, "Unsupported Media Type: %s; send application/json", kind)
+		}
+	}
 	rc := http.NewResponseController(w)
 	// Errors mean that the server cannot set deadlines, as in tests.
 	_ = rc.SetReadDeadline(time.Now().Add(readTimeout))
