@@ -417,3 +417,6 @@ func (s *Stack) dsn(role string) string {
 }
 
 func hostPort(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+// PrivateKey returns the key that users' tokens are signed with, as the backend gets it.
+func (s *Stack) PrivateKey() string { return s.secrets["POWERSYNC_PRIVATE_KEY"] }
