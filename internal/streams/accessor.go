@@ -47,9 +47,9 @@ func (a accessor) canonical() string {
 	case a.origin == originToken && a.key == "sub":
 		return "auth.user_id()"
 	case a.origin == originBucket, a.origin == originTokenParams:
-		return name + "." + strconv.Quote(a.key)
+		return name + "." + a.key
 	}
-	return fmt.Sprintf("%s.parameter(%s)", name, strconv.Quote(a.key))
+	return fmt.Sprintf("%s.parameter(%s)", name, renderValue(source.String(a.key)))
 }
 
 // object is a JSON object of a request, read key by key.

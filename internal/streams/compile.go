@@ -412,7 +412,11 @@ func (b *builder) warnUntrusted(t term, p place, heads ...value) {
 		visit(h.node)
 	}
 	if untrusted && !trusted {
-		b.warnAt(p, "potentially dangerous: only parameters that the client chooses decide who gets these rows", "add a condition on auth.user_id() or auth.parameter('…'), or set accept_potentially_dangerous_queries: true if everyone may read them")
+		trusted := "auth.user_id() or auth.parameter('…')"
+		if b.dialect == parameterDialect {
+			trusted = "request.user_id() or request.jwt()"
+		}
+		b.warnAt(p, "potentially dangerous: only parameters that the client chooses decide who gets these rows", fmt.Sprintf("add a condition on %s, or set accept_potentially_dangerous_queries: true if everyone may read them", trusted))
 	}
 }
 

@@ -19,6 +19,8 @@ type document struct {
 	src   Source
 	lines []int // byte offset at which each line starts
 	diags []Diagnostic
+	// errors says, once diags is full, that one of them is an Error.
+	errors bool
 }
 
 // place is a range of one scalar's value, such as a name in a query. Its position
@@ -105,8 +107,23 @@ func (d *document) line(off int) (int, string) {
 	return i, strings.TrimSuffix(d.src.Text[d.lines[i]:end], "\r")
 }
 
+// maxDiagnostics bounds what is reported about one config.
+const maxDiagnostics = 500
+
 func (d *document) report(s Severity, stream string, off, length int, message, hint string) {
-	d.diags = append(d.diags, d.diagnose(s, stream, off, length, message, hint))
+	if !d.full(s) {
+		d.diags = append(d.diags, d.diagnose(s, stream, off, length, message, hint))
+	}
+}
+
+// full reports whether no more is to be reported. An error always finds a place:
+// what holds errors must not pass for what holds warnings only.
+func (d *document) full(s Severity) bool {
+	if len(d.diags) < maxDiagnostics {
+		return false
+	}
+	d.errors = d.errors || slices.ContainsFunc(d.diags, func(x Diagnostic) bool { return x.Severity == Error })
+	return s == Warning || d.errors
 }
 
 // diagnose makes a Diagnostic about length bytes at off of the text.
@@ -137,7 +154,9 @@ func (d *document) reportNode(s Severity, n *yaml.Node, stream, message, hint st
 }
 
 func (d *document) reportAt(s Severity, stream string, p place, message, hint string) {
-	d.diags = append(d.diags, d.diagnoseAt(s, stream, p, message, hint))
+	if !d.full(s) {
+		d.diags = append(d.diags, d.diagnoseAt(s, stream, p, message, hint))
+	}
 }
 
 func (d *document) diagnoseAt(s Severity, stream string, p place, message, hint string) Diagnostic {
@@ -298,6 +317,9 @@ func (d *document) fields(n *yaml.Node, stream, what string, known []field) {
 			hint := didYouMean(key.Value, names)
 			if hint == "" {
 				hint = "known here are " + strings.Join(names, ", ")
+			}
+			if slices.Contains([]string{"with", "queries"}, key.Value) {
+				hint = key.Value + " needs edition 3"
 			}
 			if value.Tag == "!!null" && value.Value == "" && resolve(n).Style&yaml.FlowStyle != 0 {
 				hint = "within braces a comma ends a text: put the text before it in double quotes"

@@ -53,8 +53,9 @@ func (c *compiler) bucket(s *bucketConfig) {
 		d.params[p] = true
 	}
 	var rows []*rowProgram
+	known := good
 	for _, text := range s.data {
-		if !good {
+		if !known {
 			d.parse(text) // the parameters are not known: only its syntax can be checked
 			continue
 		}

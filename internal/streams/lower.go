@@ -220,6 +220,9 @@ func (b *builder) callError(p place, err error) {
 		if hint == "" && errors.Is(err, expr.ErrUnknown) {
 			hint = "the functions are those of SQLite that docs/compatibility.md lists; there are no aggregates"
 		}
+		if hint == "" && errors.Is(err, expr.ErrArity) {
+			hint = "see docs/compatibility.md for what it takes"
+		}
 		b.errorAt(p, e.Message, hint)
 		return
 	}

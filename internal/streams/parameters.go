@@ -77,7 +77,7 @@ func (b *builder) misplacedSchema(name string) (message, hint string) {
 		if b.dialect == parameterDialect || b.dialect == dataDialect {
 			return name + " parameters are for sync streams, not for bucket definitions", "use request.user_id(), request.jwt() or request.parameters() in a parameters query"
 		}
-		return fmt.Sprintf("%s is not a table", name), fmt.Sprintf("write %s.parameter('…')", name)
+		return fmt.Sprintf("%s parameters cannot be used here", name), ""
 	case "token_parameters", "user_parameters", "request":
 		if b.dialect == streamDialect {
 			return name + " is for bucket definitions, not for sync streams", "use auth.user_id(), auth.parameter('…') or connection.parameter('…')"
@@ -86,7 +86,7 @@ func (b *builder) misplacedSchema(name string) (message, hint string) {
 			return name + " cannot be used in a data query", "select it in a parameters query and use it as bucket.…"
 		}
 	case "bucket":
-		return "bucket parameters are for data queries of bucket definitions only", ""
+		return "bucket parameters are for data queries of bucket definitions only", "use auth.user_id(), auth.parameter('…') or subscription.parameter('…')"
 	}
 	return "", ""
 }

@@ -84,6 +84,14 @@ func (b *builder) resolve(s *scope, c *sql.Column) (value, bool) {
 	p := s.place(c.Span)
 	if c.Table.Text != "" {
 		it := s.find(c.Table.Text)
+		if it == nil && slices.Contains(b.parameterSchemas(), c.Table.Text) {
+			hint := fmt.Sprintf("write %s.parameter('%s')", c.Table.Text, c.Name.Text)
+			if c.Name.Text == "user_id" || c.Name.Text == "parameters" || c.Name.Text == "jwt" {
+				hint = fmt.Sprintf("write %s.%s(), with parentheses", c.Table.Text, c.Name.Text)
+			}
+			b.errorAt(p, fmt.Sprintf("%s is not a table", c.Table.Text), hint)
+			return value{}, false
+		}
 		if it == nil {
 			b.unknownTable(s, c.Table)
 			return value{}, false
@@ -101,10 +109,10 @@ func (b *builder) resolve(s *scope, c *sql.Column) (value, bool) {
 		}
 	}
 	if len(s.names()) == 0 {
-		b.errorAt(p, fmt.Sprintf("column %s has no table: the query has no FROM", c.Name.Text), "")
+		b.errorAt(p, fmt.Sprintf("column %s has no table: the query has no FROM", c.Name.Text), "add FROM and the table")
 		return value{}, false
 	}
-	b.errorAt(p, fmt.Sprintf("there is no column %s here", c.Name.Text), "")
+	b.errorAt(p, fmt.Sprintf("there is no column %s here", c.Name.Text), "the query has "+strings.Join(s.names(), ", "))
 	return value{}, false
 }
 
@@ -134,7 +142,9 @@ func (b *builder) unqualified(s *scope, c *sql.Column, p place) (v value, found,
 	}
 	names := make([]string, 0, len(s.items))
 	for _, it := range append(known, tables...) {
-		names = append(names, it.name+"."+c.Name.Text)
+		if name := it.name + "." + c.Name.Text; !slices.Contains(names, name) {
+			names = append(names, name)
+		}
 	}
 	b.errorAt(p, fmt.Sprintf("column %s could belong to several tables", c.Name.Text), "write "+strings.Join(names, " or "))
 	return value{}, true, false

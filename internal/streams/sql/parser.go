@@ -180,10 +180,43 @@ func (p *parser) query() *Select {
 		if p.isOp(")") {
 			p.syntax(t.Span, "closing parenthesis without an opening one", "remove it")
 		} else {
+			p.misspelt()
 			p.expected("the end of the query")
 		}
 	}
 	return q
+}
+
+// misspelt reports that the word before the next one was taken for an alias and
+// looks like a keyword.
+func (p *parser) misspelt() {
+	if p.pos == 0 || p.failed {
+		return
+	}
+	word := p.toks[p.pos-1]
+	for _, k := range []string{"from", "where", "join", "inner", "and", "or", "on", "in", "is", "as", "between", "like", "group", "order", "limit"} {
+		if word.kind == tokWord && near(word.text, k) {
+			p.syntax(word.Span, fmt.Sprintf("%s was taken for a name here", word.text), fmt.Sprintf("did you mean %s?", upper(k)))
+			return
+		}
+	}
+}
+
+// near reports whether a becomes b by one letter that is left out, added, replaced
+// or swapped with the next.
+func near(a, b string) bool {
+	if a == b || len(b) < 3 {
+		return false
+	}
+	i, j := 0, 0
+	for i < len(a) && i < len(b) && a[i] == b[i] {
+		i++
+	}
+	for j < len(a)-i && j < len(b)-i && a[len(a)-1-j] == b[len(b)-1-j] {
+		j++
+	}
+	x, y := a[i:len(a)-j], b[i:len(b)-j]
+	return len(x)+len(y) > 0 && len(x) <= 1 && len(y) <= 1 || len(x) == 2 && len(y) == 2 && x[0] == y[1] && x[1] == y[0]
 }
 
 func (p *parser) selectQuery() *Select {
