@@ -75,29 +75,141 @@ type Chunk struct {
 	Done        bool
 }
 
-// Backfill sets the definitions that are being backfilled, with the tables that
-// each reads and how far it has come. Those that have nothing left to read are
-// complete with the next Flush.
-func (a *Applier) Backfill(defs []storage.Definition) {
+// Backfill sets the live definitions, as stored, and the tables that there are.
+// What a definition reads and does not hold in that version is to be read; a
+// definition that waits for its backfill and has nothing to read is complete with
+// the next Flush.
+func (a *Applier) Backfill(defs []storage.Definition, tables []*source.Table, reads Reads) {
 	clear(a.backfill.windows)
 	a.backfill.size = 0
-	a.backfill.definitions = nil
-	for _, d := range defs {
-		if complete(d) {
+	a.backfill.definitions = slices.Clone(defs)
+	for _, t := range tables {
+		a.Reread(t, reads)
+		a.align(t.ID)
+	}
+	for i := range a.backfill.definitions {
+		if d := &a.backfill.definitions[i]; d.State == storage.Backfilling && complete(d) {
 			d.State = storage.Serving
-			a.batch.Definitions = append(a.batch.Definitions, d)
-		} else {
-			a.backfill.definitions = append(a.backfill.definitions, d)
+			a.batch.Definitions = append(a.batch.Definitions, *d)
 		}
 	}
 }
 
-func complete(d storage.Definition) bool {
+// Reads reports whether a definition reads a table.
+type Reads func(storage.DefinitionID, *source.Table) bool
+
+func complete(d *storage.Definition) bool {
 	return !slices.ContainsFunc(d.Tables, func(p storage.TableProgress) bool { return !p.Done })
 }
 
-// Backfilling returns the definitions whose backfill is not complete.
-func (a *Applier) Backfilling() []storage.Definition { return a.backfill.definitions }
+// Definitions returns the live definitions as they now are.
+func (a *Applier) Definitions() []storage.Definition { return a.backfill.definitions }
+
+// Backfilled reports whether no definition waits for its backfill any more.
+func (a *Applier) Backfilled() bool {
+	return !slices.ContainsFunc(a.backfill.definitions, func(d storage.Definition) bool { return d.State == storage.Backfilling })
+}
+
+// Reread notes that there is a table, in the version t. If a definition reads it
+// and does not hold that version, because the table is new or has been altered, it
+// is to be read whole, and Reread reports true.
+func (a *Applier) Reread(t *source.Table, reads Reads) bool {
+	shape, news := t.Shape(), false
+	for i := range a.backfill.definitions {
+		d := &a.backfill.definitions[i]
+		at := slices.IndexFunc(d.Tables, func(p storage.TableProgress) bool { return p.Table == t.ID })
+		if !reads(d.ID, t) || at >= 0 && d.Tables[at].Shape == shape {
+			continue
+		}
+		d.Tables = slices.Clone(d.Tables)
+		if fresh := (storage.TableProgress{Table: t.ID, Shape: shape}); at < 0 {
+			d.Tables = append(d.Tables, fresh)
+		} else {
+			d.Tables[at] = fresh
+		}
+		a.batch.Definitions = append(a.batch.Definitions, *d)
+		news = true
+	}
+	if news {
+		a.align(t.ID)
+	}
+	return news
+}
+
+// Tables returns the tables that some live definition holds rows of, or is to read.
+func (a *Applier) Tables() []source.TableID {
+	var list []source.TableID
+	for _, d := range a.backfill.definitions {
+		for _, p := range d.Tables {
+			list = append(list, p.Table)
+		}
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// Forget takes back all rows of a table that is gone, or that no definition reads
+// any more.
+func (a *Applier) Forget(table source.TableID, commit CommitFunc) error {
+	for i := range a.backfill.definitions {
+		d := &a.backfill.definitions[i]
+		at := slices.IndexFunc(d.Tables, func(p storage.TableProgress) bool { return p.Table == table })
+		if at < 0 {
+			continue
+		}
+		d.Tables = slices.Delete(slices.Clone(d.Tables), at, at+1)
+		if d.State == storage.Backfilling && complete(d) {
+			d.State = storage.Serving
+		}
+		a.batch.Definitions = append(a.batch.Definitions, *d)
+	}
+	a.backfill.reshape(table)
+	delete(a.tables, table)
+	if err := a.removeAll(table, commit); err != nil {
+		return fmt.Errorf("forget table %d: %w", table, err)
+	}
+	return nil
+}
+
+// align makes the definitions that are reading a table go on together, from where
+// the one furthest behind is: a chunk is read once for all of them.
+func (a *Applier) align(table source.TableID) {
+	var least *storage.TableProgress
+	each := func(f func(*storage.Definition, *storage.TableProgress)) {
+		for i := range a.backfill.definitions {
+			d := &a.backfill.definitions[i]
+			for j := range d.Tables {
+				if p := &d.Tables[j]; p.Table == table && !p.Done {
+					f(d, p)
+				}
+			}
+		}
+	}
+	each(func(_ *storage.Definition, p *storage.TableProgress) {
+		if least == nil || p.Rows < least.Rows {
+			least = p
+		}
+	})
+	if least == nil {
+		return
+	}
+	from := *least
+	each(func(d *storage.Definition, p *storage.TableProgress) {
+		p.After, p.Rows = from.After, from.Rows
+	})
+}
+
+// Progress returns how far the reading of a table has come; false if it is read.
+func (a *Applier) Progress(table source.TableID) (storage.TableProgress, bool) {
+	for _, d := range a.backfill.definitions {
+		for _, p := range d.Tables {
+			if p.Table == table && !p.Done {
+				return p, true
+			}
+		}
+	}
+	return storage.TableProgress{}, false
+}
 
 // Low opens a chunk's window: its low watermark has come in the stream.
 func (a *Applier) Low(id uint64, table source.TableID) {
@@ -125,6 +237,9 @@ func (a *Applier) Merge(id uint64, c *Chunk, lsn source.LSN, commit CommitFunc) 
 	}
 	a.Abandon(id)
 	why := a.backfill.spoilt(w, c)
+	if why == "" && (c.Table.evaluator != a.eval || !a.current(c.Table)) {
+		why = "the sync config or the table has changed since it was read"
+	}
 	if why == "" && !a.backfill.wants(c) {
 		why = "the chunk before it was not merged"
 	}
@@ -176,6 +291,12 @@ func (b *backfill) wants(c *Chunk) bool {
 	return false
 }
 
+// current reports whether a chunk's table is in the version that the stream has.
+func (a *Applier) current(t *Table) bool {
+	known, ok := a.tables[t.ID]
+	return !ok || known != nil && known.Shape() == t.Shape()
+}
+
 func (a *Applier) mergeRows(w *window, c *Chunk, lsn source.LSN, commit CommitFunc) error {
 	if w.cleared {
 		return nil // all that the chunk saw is gone
@@ -211,7 +332,7 @@ func (a *Applier) replaceWholeRows(w *window, c *Chunk, commit CommitFunc) error
 	}
 	err := a.rows.RowsOf(c.Table.ID, func(key source.RowKey, rec *storage.RowRecord) error {
 		if count[key] == 0 {
-			a.removeRecord(c.Table, storage.RowRef{Table: c.Table.ID, Key: key}, rec)
+			a.removeRecord(storage.RowRef{Table: c.Table.ID, Key: key}, rec)
 		}
 		return a.commitIfFull(commit)
 	})
@@ -256,28 +377,25 @@ func (a *Applier) applyWaiting(w *window, unseen func(source.XID) bool, commit C
 
 // progress notes what a merged chunk completes.
 func (a *Applier) progress(c *Chunk) {
-	rest := a.backfill.definitions[:0]
-	for _, d := range a.backfill.definitions {
+	for i := range a.backfill.definitions {
+		d := &a.backfill.definitions[i]
 		concerned := false
 		d.Tables = slices.Clone(d.Tables)
-		for i := range d.Tables {
-			p := &d.Tables[i]
+		for j := range d.Tables {
+			p := &d.Tables[j]
 			if p.Table == c.Table.ID && !p.Done && slices.Equal(p.After, c.After) {
 				p.After, p.Done = c.Last, c.Done
 				p.Rows += int64(len(c.Rows))
 				concerned = true
 			}
 		}
-		if complete(d) {
-			d.State, concerned = storage.Serving, true
-		} else {
-			rest = append(rest, d)
+		if d.State == storage.Backfilling && complete(d) {
+			d.State = storage.Serving
 		}
 		if concerned {
-			a.batch.Definitions = append(a.batch.Definitions, d)
+			a.batch.Definitions = append(a.batch.Definitions, *d)
 		}
 	}
-	a.backfill.definitions = rest
 }
 
 // touch notes that the stream has changed a row.

@@ -93,10 +93,12 @@ func NewApplier(rows Rows, refetch Refetch, eval *Evaluator, next bucket.OpID, l
 	}
 }
 
-// SetEvaluator changes the live definitions, after a deploy has begun or ended.
-func (a *Applier) SetEvaluator(e *Evaluator) {
+// SetEvaluator changes the live definitions to those of e, for which live holds,
+// after a deploy.
+func (a *Applier) SetEvaluator(e *Evaluator, live func(storage.DefinitionID) bool) {
 	a.eval = e
 	clear(a.tables)
+	a.backfill.definitions = slices.DeleteFunc(slices.Clone(a.backfill.definitions), func(d storage.Definition) bool { return !live(d.ID) })
 }
 
 // Bind makes t the current version of its table and returns its binding, nil if
@@ -105,7 +107,7 @@ func (a *Applier) Bind(t *source.Table) *Table {
 	if b, ok := a.tables[t.ID]; ok && (b == nil || b.Table == t) {
 		return b
 	}
-	if had, ok := a.tables[t.ID]; ok && had != nil && !sameShape(had.Table, t) {
+	if had, ok := a.tables[t.ID]; ok && had != nil && had.Shape() != t.Shape() {
 		a.backfill.reshape(t.ID)
 	}
 	b := a.eval.Bind(t)
@@ -114,14 +116,6 @@ func (a *Applier) Bind(t *source.Table) *Table {
 	}
 	a.tables[t.ID] = b
 	return b
-}
-
-// sameShape reports whether rows of both versions of a table mean the same.
-func sameShape(a, b *source.Table) bool {
-	return a.Schema == b.Schema && a.Name == b.Name && a.Identity == b.Identity &&
-		slices.EqualFunc(a.Columns, b.Columns, func(x, y source.Column) bool {
-			return x.Name == y.Name && x.Key == y.Key && x.Type.Name() == y.Type.Name()
-		})
 }
 
 // Pending reports whether anything waits for Flush.
@@ -483,12 +477,12 @@ func (a *Applier) remove(t *Table, ref storage.RowRef) error {
 		a.setRecord(ref, &fewer)
 		return nil
 	}
-	a.removeRecord(t, ref, rec)
+	a.removeRecord(ref, rec)
 	return nil
 }
 
-func (a *Applier) removeRecord(t *Table, ref storage.RowRef, rec *storage.RowRecord) {
-	s := bucket.SubkeyFor(t.evaluator.secret, uint32(t.ID), string(ref.Key))
+func (a *Applier) removeRecord(ref storage.RowRef, rec *storage.RowRecord) {
+	s := bucket.SubkeyFor(a.eval.secret, uint32(ref.Table), string(ref.Key))
 	for i := range rec.Memberships {
 		a.takeBack(&rec.Memberships[i], s)
 	}
@@ -498,17 +492,22 @@ func (a *Applier) removeRecord(t *Table, ref storage.RowRef, rec *storage.RowRec
 	a.setRecord(ref, nil)
 }
 
-// truncate removes every row of a table.
+// truncate applies the truncation of a table.
 func (a *Applier) truncate(t *Table, commit CommitFunc) error {
 	a.backfill.touchAll(t.ID)
+	return a.removeAll(t.ID, commit)
+}
+
+// removeAll takes back everything of every row of a table.
+func (a *Applier) removeAll(table source.TableID, commit CommitFunc) error {
 	// What waits is committed first, so that RowsOf sees it.
 	if a.Pending() {
 		if err := a.commit(commit); err != nil {
 			return err
 		}
 	}
-	return a.rows.RowsOf(t.ID, func(key source.RowKey, rec *storage.RowRecord) error {
-		a.removeRecord(t, storage.RowRef{Table: t.ID, Key: key}, rec)
+	return a.rows.RowsOf(table, func(key source.RowKey, rec *storage.RowRecord) error {
+		a.removeRecord(storage.RowRef{Table: table, Key: key}, rec)
 		return a.commitIfFull(commit)
 	})
 }

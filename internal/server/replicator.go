@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -184,7 +186,10 @@ type follower struct {
 	secret   [32]byte
 	stream   *postgres.Stream
 	applier  *replicate.Applier
+	readers  *readers
 	backfill *backfiller
+	watch    *catalogWatch
+	gone     []source.TableID // to be forgotten before anything is applied
 	changes  changeSet
 	lsn      source.LSN // everything up to here has been applied
 	saved    source.LSN // of the last commit
@@ -208,82 +213,45 @@ func (r *replicator) newFollower(ctx context.Context, c *conns, recovered storag
 			r.health.setServing()
 		}
 	}
-	if s.next == nil {
-		return f, nil
+	defs := slices.Clone(recovered.Definitions)
+	if s.next != nil {
+		batch := &storage.Batch{Definitions: append(stale, s.new...), Deploy: &s.record, LSN: at, Publish: true}
+		if err := r.store.Commit(ctx, batch); err != nil {
+			return nil, fmt.Errorf("store deploy: %w", err)
+		}
+		for _, d := range append(stale, s.new...) {
+			defs = slices.DeleteFunc(defs, func(had storage.Definition) bool { return had.ID == d.ID })
+			defs = append(defs, d)
+		}
 	}
-	tables, problems, err := postgres.Tables(ctx, c.follower, r.config.Publication, c.registry, patterns(s.next.Plan))
+	f.readers = newReaders(s.current, s.next)
+	defs = slices.DeleteFunc(defs, func(d storage.Definition) bool { return f.readers.patterns[d.ID] == nil })
+	set, err := c.readTables(ctx, f.readers.all, heldTables(defs))
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range problems {
-		r.log.Error("table", "table", p.Table, "problem", p.Err.Error(), "left_out", p.Omitted)
+	f.reportTables(set)
+	f.gone = set.gone
+	f.applier.Backfill(defs, set.tables, f.readers.reads)
+	run := strconv.FormatInt(time.Now().UnixNano(), 36)
+	f.backfill = newBackfiller(c, eval, run, r.log)
+	f.watch = newCatalogWatch(c, run, f.readers.all, f.applier.Tables(), set)
+	f.backfill.lookAgain = f.watch.again
+	for _, t := range set.tables {
+		f.backfill.want(t, f.applier)
 	}
-	for i := range s.new {
-		s.new[i].Tables = tableProgress(&s.new[i], s.next.Plan, tables)
-	}
-	alignProgress(s.new)
-	batch := &storage.Batch{Definitions: append(stale, s.new...), Deploy: &s.record, LSN: f.lsn, Publish: true}
-	if err := r.store.Commit(ctx, batch); err != nil {
-		return nil, fmt.Errorf("store deploy: %w", err)
-	}
-	f.applier.Backfill(s.new)
-	f.backfill = newBackfiller(c, eval, tables, r.log)
 	return f, nil
 }
 
-func patterns(p *streams.Plan) []postgres.Pattern {
-	var list []postgres.Pattern
-	for _, d := range p.Definitions {
-		for _, t := range d.Tables {
-			list = append(list, postgres.Pattern{Schema: t.Schema, Name: t.Name})
+func heldTables(defs []storage.Definition) []source.TableID {
+	var list []source.TableID
+	for _, d := range defs {
+		for _, p := range d.Tables {
+			list = append(list, p.Table)
 		}
 	}
-	return list
-}
-
-// tableProgress lists the tables that a definition reads, keeping what an earlier
-// backfill has done.
-func tableProgress(def *storage.Definition, plan *streams.Plan, tables []*source.Table) []storage.TableProgress {
-	var list []storage.TableProgress
-	for _, d := range plan.Definitions {
-		if d.Hash != def.Hash {
-			continue
-		}
-		for _, t := range tables {
-			if !slices.ContainsFunc(d.Tables, func(p streams.TablePattern) bool { return p.Matches(t) }) {
-				continue
-			}
-			p := storage.TableProgress{Table: t.ID}
-			for _, had := range def.Tables {
-				if had.Table == t.ID {
-					p = had
-				}
-			}
-			list = append(list, p)
-		}
-	}
-	return list
-}
-
-// alignProgress makes definitions that read the same table go on together, from
-// where the one furthest behind is: a chunk is read once for all of them.
-func alignProgress(defs []storage.Definition) {
-	least := map[source.TableID]storage.TableProgress{}
-	each := func(f func(*storage.TableProgress)) {
-		for i := range defs {
-			for j := range defs[i].Tables {
-				if p := &defs[i].Tables[j]; !p.Done {
-					f(p)
-				}
-			}
-		}
-	}
-	each(func(p *storage.TableProgress) {
-		if had, ok := least[p.Table]; !ok || p.Rows < had.Rows {
-			least[p.Table] = *p
-		}
-	})
-	each(func(p *storage.TableProgress) { *p = least[p.Table] })
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 // run follows the stream until it breaks or ctx ends.
@@ -291,23 +259,17 @@ func (f *follower) run(ctx context.Context, stream *postgres.Stream) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	f.stream = stream
 	events := make(chan postgres.Event, eventQueue)
-	done := make(chan struct{}, 2)
-	go func() {
-		defer func() { done <- struct{}{} }()
-		cancel(f.read(ctx, stream, events))
-	}()
-	go func() {
-		defer func() { done <- struct{}{} }()
-		if f.backfill != nil {
-			if err := f.backfill.Run(ctx, f.applier.Backfilling()); err != nil {
-				cancel(err)
-			}
-		}
-	}()
+	var others sync.WaitGroup
+	for _, work := range []func(context.Context) error{
+		func(ctx context.Context) error { return f.read(ctx, stream, events) },
+		f.backfill.Run,
+		f.watch.Run,
+	} {
+		others.Go(func() { cancel(work(ctx)) })
+	}
 	err := f.apply(ctx, events)
 	cancel(err)
-	<-done
-	<-done
+	others.Wait()
 	stream.Close()
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		return cause
@@ -333,6 +295,11 @@ func (f *follower) read(ctx context.Context, stream *postgres.Stream, events cha
 // commit; as soon as none waits, what was applied is committed and published.
 func (f *follower) apply(ctx context.Context, events <-chan postgres.Event) error {
 	commit := func(b *storage.Batch) error { return f.commit(ctx, b) }
+	for _, id := range f.gone {
+		if err := f.applier.Forget(id, commit); err != nil {
+			return err
+		}
+	}
 	if err := f.switchDeploy(commit); err != nil { // nothing may be new
 		return err
 	}
@@ -375,11 +342,7 @@ func (f *follower) event(ev postgres.Event, commit replicate.CommitFunc) error {
 	case ev.Txn != nil:
 		return f.transaction(ev.Txn, commit)
 	case ev.Table != nil:
-		if t := f.applier.Bind(ev.Table); t != nil {
-			for _, w := range t.Warnings() {
-				f.log.Warn("sync config does not fit the table", "warning", w.Message, "table", ev.Table.QualifiedName())
-			}
-		}
+		return f.table(ev.Table, commit)
 	case !f.inTxn:
 		f.lsn = max(f.lsn, ev.LSN)
 	}
@@ -407,27 +370,42 @@ func (f *follower) transaction(tx *source.Txn, commit replicate.CommitFunc) erro
 // message acts on a mark that we wrote into the source's log. Marks of another
 // process, or of an earlier life of this one, are for nobody.
 func (f *follower) message(m source.Message, commit replicate.CommitFunc) error {
-	if f.backfill == nil {
+	words := strings.Fields(string(m.Content))
+	if len(words) < 3 || words[1] != f.backfill.run {
 		return nil
 	}
-	mark, ok := f.backfill.parse(m.Content)
-	if !ok {
+	id, err := strconv.ParseUint(words[2], 10, 64)
+	if err != nil {
 		return nil
 	}
-	if mark.low {
-		f.applier.Low(mark.chunk, mark.table)
+	switch words[0] {
+	case "low":
+		if table, ok := f.backfill.tableOf(id); ok {
+			f.applier.Low(id, table)
+		}
+	case "high":
+		return f.merge(id, commit)
+	case "catalog":
+		if set := f.watch.take(id); set != nil {
+			return f.catalog(set, commit)
+		}
+	}
+	return nil
+}
+
+// merge applies a chunk whose high watermark has come.
+func (f *follower) merge(id uint64, commit replicate.CommitFunc) error {
+	chunk := f.backfill.take(id)
+	if chunk == nil || chunk.Chunk == nil {
+		f.applier.Abandon(id)
 		return nil
 	}
-	chunk := f.backfill.take(mark.chunk)
-	if chunk == nil {
-		f.applier.Abandon(mark.chunk)
-		return nil
-	}
-	err := f.applier.Merge(mark.chunk, chunk.Chunk, f.lsn, commit)
+	err := f.applier.Merge(id, chunk.Chunk, f.lsn, commit)
 	if err != nil && !errors.Is(err, replicate.ErrWindow) {
 		return err
 	}
-	chunk.merged <- err
+	next, more := f.applier.Progress(chunk.Table.ID)
+	chunk.merged <- merged{err: err, next: next, more: more}
 	return nil
 }
 
@@ -486,7 +464,7 @@ func (f *follower) commit(ctx context.Context, b *storage.Batch) error {
 // switchDeploy makes the next deploy current once nothing of it is left to read.
 func (f *follower) switchDeploy(commit replicate.CommitFunc) error {
 	s := f.state
-	if s.next == nil || !s.switched || len(f.applier.Backfilling()) > 0 {
+	if s.next == nil || !s.switched || !f.applier.Backfilled() {
 		return nil
 	}
 	if f.applier.Pending() {
@@ -500,7 +478,11 @@ func (f *follower) switchDeploy(commit replicate.CommitFunc) error {
 		return fmt.Errorf("switch deploy: %w", err)
 	}
 	s.current, s.next, s.switched, s.drop = s.next, nil, false, nil
-	f.applier.SetEvaluator(replicate.NewEvaluator(f.secret, s.current, nil))
+	eval := replicate.NewEvaluator(f.secret, s.current, nil)
+	f.readers = newReaders(s.current)
+	f.applier.SetEvaluator(eval, func(id storage.DefinitionID) bool { return s.current.Has(id) })
+	f.backfill.setEvaluator(eval)
+	f.watch.expect(f.readers.all, f.applier.Tables())
 	f.deploys.set(s.current)
 	f.health.setServing()
 	f.log.Info("sync config is current", "deploy", s.record.ID, "streams", len(s.current.Plan.Streams), "definitions", len(s.current.IDs), "checkpoint", f.hub.Latest())

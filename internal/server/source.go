@@ -14,29 +14,29 @@ import (
 )
 
 // conns are the query connections of one life of the replicator, each for one
-// goroutine: the follower's, and the backfill's.
+// goroutine.
 type conns struct {
 	config   postgres.Config
 	registry *pgtypes.Registry
 	follower *pgconn.PgConn
 	backfill *pgconn.PgConn
+	catalog  *pgconn.PgConn
 }
 
 func connectAll(ctx context.Context, config postgres.Config) (*conns, error) {
 	c := &conns{config: config, registry: pgtypes.NewRegistry()}
-	var err error
-	if c.follower, err = postgres.Connect(ctx, config); err != nil {
-		return nil, err
-	}
-	if c.backfill, err = postgres.Connect(ctx, config); err != nil {
-		c.close()
-		return nil, err
+	for _, conn := range []**pgconn.PgConn{&c.follower, &c.backfill, &c.catalog} {
+		var err error
+		if *conn, err = postgres.Connect(ctx, config); err != nil {
+			c.close()
+			return nil, err
+		}
 	}
 	return c, nil
 }
 
 func (c *conns) close() {
-	for _, conn := range []*pgconn.PgConn{c.follower, c.backfill} {
+	for _, conn := range []*pgconn.PgConn{c.follower, c.backfill, c.catalog} {
 		if conn != nil {
 			// The work is over; what closing has to say is of no use.
 			_ = conn.Close(context.Background())

@@ -185,21 +185,19 @@ func (w *World) recover() error {
 	w.applier = replicate.NewApplier(w.store, refetch, replicate.NewEvaluator(rec.Secret, w.deploy, nil), rec.NextOp, limits)
 	w.read = readPlace{done: true}
 	if w.serving {
+		w.applier.Backfill(diff.Definitions, []*source.Table{table}, func(storage.DefinitionID, *source.Table) bool { return true })
 		return nil
 	}
 	var pending []storage.Definition
 	for _, i := range diff.New {
-		d := diff.Definitions[i]
-		if d.Tables == nil {
-			d.Tables = []storage.TableProgress{{Table: table.ID}}
-		}
-		w.read = readPlace{after: d.Tables[0].After}
-		pending = append(pending, d)
+		pending = append(pending, diff.Definitions[i])
 	}
 	if err := w.store.Commit(ctx, &storage.Batch{Definitions: pending, LSN: w.at, Publish: true}); err != nil {
 		return err
 	}
-	w.applier.Backfill(pending)
+	w.applier.Backfill(diff.Definitions, []*source.Table{table}, func(storage.DefinitionID, *source.Table) bool { return true })
+	progress, _ := w.applier.Progress(table.ID)
+	w.read = readPlace{after: progress.After}
 	return nil
 }
 
@@ -398,7 +396,7 @@ func (w *World) flush() error {
 	if err := w.applier.Flush(w.at, w.commit); err != nil {
 		return err
 	}
-	w.serving = w.serving || len(w.applier.Backfilling()) == 0
+	w.serving = w.serving || w.applier.Backfilled()
 	return nil
 }
 

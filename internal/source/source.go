@@ -13,6 +13,8 @@
 package source
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"strconv"
 	"strings"
@@ -99,6 +101,18 @@ type Column struct {
 
 // QualifiedName returns schema.name, unquoted, for messages.
 func (t *Table) QualifiedName() string { return t.Schema + "." + t.Name }
+
+// Shape returns a digest of what rows of this version of the table mean: its name,
+// its replica identity, and its columns with their types and order.
+func (t *Table) Shape() string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%q %q %q %q %d", t.Schema, t.Name, t.RootSchema, t.RootName, t.Identity)
+	for i := range t.Columns {
+		c := &t.Columns[i]
+		fmt.Fprintf(h, " %q %q %t", c.Name, c.Type.Name(), c.Key)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
 
 // Usable reports whether rows of the table can be found again when they are
 // changed: false for a table without primary key or other replica identity.

@@ -1,0 +1,231 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/millrace-sync/millrace/internal/deploy"
+	"github.com/millrace-sync/millrace/internal/postgres"
+	"github.com/millrace-sync/millrace/internal/replicate"
+	"github.com/millrace-sync/millrace/internal/source"
+	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/streams"
+)
+
+// catalogInterval is how often the source's catalog is looked at: tables that are
+// altered, created or dropped say nothing in the stream before their next change.
+const catalogInterval = 10 * time.Second
+
+// tableSet is what the catalog says of the tables that the live deploys read.
+type tableSet struct {
+	tables   []*source.Table
+	problems []postgres.Problem
+	// gone are tables that rows are held of and that no longer exist, or no longer
+	// match; a table that merely cannot be read at the moment is not among them.
+	gone []source.TableID
+}
+
+// digest tells sets apart.
+func (s *tableSet) digest() string {
+	var b strings.Builder
+	for _, t := range s.tables {
+		fmt.Fprintf(&b, "%d %s\n", t.ID, t.Shape())
+	}
+	for _, p := range s.problems {
+		fmt.Fprintf(&b, "%s %v\n", p.Table, p.Err)
+	}
+	fmt.Fprintln(&b, s.gone)
+	return b.String()
+}
+
+// readTables looks the tables of the patterns up, and those that rows are held of.
+func (c *conns) readTables(ctx context.Context, patterns []streams.TablePattern, held []source.TableID) (*tableSet, error) {
+	list := make([]postgres.Pattern, len(patterns))
+	for i, p := range patterns {
+		list[i] = postgres.Pattern{Schema: p.Schema, Name: p.Name}
+	}
+	set := new(tableSet)
+	var err error
+	set.tables, set.problems, err = postgres.Tables(ctx, c.catalog, c.config.Publication, c.registry, list)
+	if err != nil {
+		return nil, err
+	}
+	var missing []source.TableID
+	for _, id := range held {
+		if !slices.ContainsFunc(set.tables, func(t *source.Table) bool { return t.ID == id }) {
+			missing = append(missing, id)
+		}
+	}
+	if len(missing) == 0 {
+		return set, nil
+	}
+	names, err := postgres.Names(ctx, c.catalog, missing)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range missing {
+		t, exists := names[id]
+		if !exists || !slices.ContainsFunc(patterns, func(p streams.TablePattern) bool { return p.Matches(t) }) {
+			set.gone = append(set.gone, id)
+		}
+	}
+	return set, nil
+}
+
+// readers says which definitions of the live deploys read which tables.
+type readers struct {
+	patterns map[storage.DefinitionID][]streams.TablePattern
+	all      []streams.TablePattern
+}
+
+func newReaders(deploys ...*deploy.Deploy) *readers {
+	r := &readers{patterns: map[storage.DefinitionID][]streams.TablePattern{}}
+	for _, d := range deploys {
+		if d == nil {
+			continue
+		}
+		for i, def := range d.Plan.Definitions {
+			r.patterns[d.IDs[i]] = def.Tables
+			for _, p := range def.Tables {
+				if !slices.Contains(r.all, p) {
+					r.all = append(r.all, p)
+				}
+			}
+		}
+	}
+	return r
+}
+
+func (r *readers) reads(id storage.DefinitionID, t *source.Table) bool {
+	return slices.ContainsFunc(r.patterns[id], func(p streams.TablePattern) bool { return p.Matches(t) })
+}
+
+// catalogWatch looks at the catalog now and then. What it finds new is handed over
+// at a mark in the stream, so that it is acted upon after every change that was
+// made before.
+type catalogWatch struct {
+	conns *conns
+	run   string
+
+	mu    sync.Mutex
+	all   []streams.TablePattern
+	held  []source.TableID
+	seen  string // digest of what was last handed over
+	last  uint64
+	found map[uint64]*tableSet
+}
+
+func newCatalogWatch(c *conns, run string, all []streams.TablePattern, held []source.TableID, now *tableSet) *catalogWatch {
+	return &catalogWatch{conns: c, run: run, all: all, held: held, seen: now.digest(), found: map[uint64]*tableSet{}}
+}
+
+// expect changes what is looked at.
+func (w *catalogWatch) expect(all []streams.TablePattern, held []source.TableID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.all, w.held = all, held
+}
+
+// again makes the next look count as news.
+func (w *catalogWatch) again() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.seen = ""
+}
+
+// take returns what was found before the mark; nil if it is not ours.
+func (w *catalogWatch) take(id uint64) *tableSet {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	set := w.found[id]
+	delete(w.found, id)
+	return set
+}
+
+func (w *catalogWatch) Run(ctx context.Context) error {
+	tick := time.NewTicker(catalogInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		w.mu.Lock()
+		all, held := w.all, w.held
+		w.mu.Unlock()
+		set, err := w.conns.readTables(ctx, all, held)
+		if err != nil {
+			return err
+		}
+		digest := set.digest()
+		w.mu.Lock()
+		news := digest != w.seen
+		if w.seen = digest; news {
+			w.last++
+			w.found[w.last] = set
+		}
+		id := w.last
+		w.mu.Unlock()
+		if !news {
+			continue
+		}
+		if _, err := postgres.Emit(ctx, w.conns.catalog, postgres.MessagePrefix, []byte("catalog "+w.run+" "+strconv.FormatUint(id, 10))); err != nil {
+			return err
+		}
+	}
+}
+
+// catalog acts on what the catalog says, at its place in the stream.
+func (f *follower) catalog(set *tableSet, commit replicate.CommitFunc) error {
+	f.reportTables(set)
+	for _, id := range set.gone {
+		f.log.Info("a table is gone, or no longer read: its rows are taken back", "oid", id)
+		if err := f.applier.Forget(id, commit); err != nil {
+			return err
+		}
+	}
+	for _, t := range set.tables {
+		if err := f.table(t, commit); err != nil {
+			return err
+		}
+	}
+	f.watch.expect(f.readers.all, f.applier.Tables())
+	return nil
+}
+
+// table takes notice of a table as it now is.
+func (f *follower) table(t *source.Table, commit replicate.CommitFunc) error {
+	bound := f.applier.Bind(t)
+	if bound == nil {
+		if slices.Contains(f.applier.Tables(), t.ID) {
+			f.log.Info("a table is no longer read under its new name: its rows are taken back", "table", t.QualifiedName())
+			return f.applier.Forget(t.ID, commit)
+		}
+		return nil
+	}
+	if !f.applier.Reread(t, f.readers.reads) {
+		return nil
+	}
+	for _, w := range bound.Warnings() {
+		f.log.Warn("the sync config does not fit the table", "table", t.QualifiedName(), "warning", w.Message, "hint", w.Hint)
+	}
+	f.log.Info("a table is new or has been altered: it is read", "table", t.QualifiedName())
+	f.backfill.want(t, f.applier)
+	return nil
+}
+
+func (f *follower) reportTables(set *tableSet) {
+	for _, p := range set.problems {
+		if p.Omitted {
+			f.log.Error("a table cannot be replicated", "table", p.Table, "problem", p.Err)
+		} else {
+			f.log.Warn("a table may not be replicated as meant", "table", p.Table, "problem", p.Err)
+		}
+	}
+}
