@@ -414,7 +414,9 @@ func (s *Store) Close() error {
 			return fmt.Errorf("close storage in %s: %w", s.dir, err)
 		}
 	}
-	if err := s.health.guard(s.db.Close); err != nil {
+	// What is in memory is written out, so that the next start has no log to replay.
+	err := s.health.guard(func() error { return errors.Join(s.db.Flush(), s.db.Close()) })
+	if err != nil {
 		return fmt.Errorf("close storage in %s: %w", s.dir, err)
 	}
 	if err := s.lock.Close(); err != nil {
