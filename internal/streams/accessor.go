@@ -3,6 +3,7 @@ package streams
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -64,10 +65,12 @@ func newObject(raw []byte) (object, error) {
 	}
 	o := object{raw: raw}
 	if err := json.Unmarshal(raw, &o.fields); err != nil {
-		return object{}, fmt.Errorf("parameters are not a JSON object: %w", err)
+		return object{}, errNoObject
 	}
 	return o, nil
 }
+
+var errNoObject = errors.New("the parameters are not a JSON object")
 
 // get reads a key, or a path: $ alone is the whole object, $.a.b descends. What is
 // not there is NULL.
@@ -131,7 +134,7 @@ func (c *caller) read(a accessor) (source.Value, error) {
 		}
 		params, err := newObject(c.token.fields["parameters"])
 		if err != nil {
-			return source.Value{}, fmt.Errorf("the token's claim parameters: %w", err)
+			return source.Value{}, errors.New("the token's claim parameters is not a JSON object")
 		}
 		if a.whole {
 			params.fields["user_id"] = c.token.fields["sub"]

@@ -103,7 +103,7 @@ func (p *Plan) buckets(req *Request, l Lookups, limits Limits) (*BucketSet, erro
 	a := &answer{plan: p, lookups: l, limits: limits, set: &BucketSet{}, index: map[bucketID]int{}, read: map[LookupRead][][]string{}}
 	var tokenErr, connErr error
 	if a.caller.token, tokenErr = newObject(req.Claims); tokenErr != nil {
-		return nil, fmt.Errorf("evaluate request: the token's payload: %w", tokenErr)
+		return nil, fmt.Errorf("evaluate request: the token's payload is not a JSON object: %w", tokenErr)
 	}
 	a.caller.connection, connErr = newObject(req.Parameters)
 	bySubscription := map[string][]int{}
