@@ -47,6 +47,9 @@ func (c *compiler) compile(n Node) (operand, error) {
 	switch n := n.(type) {
 	case Const:
 		v := n.Value
+		if len(v.BigDigits()) > MaxDigits {
+			return operand{}, tooLarge("compile expression", "a literal has more than %d digits", MaxDigits)
+		}
 		if c.Engine == SQLite {
 			v = storableSQLite(v)
 		}

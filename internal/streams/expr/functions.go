@@ -84,6 +84,9 @@ var rejected = []struct{ name, hint string }{
 	{"uuid_generate_v4", randomHint},
 }
 
+// aggregates are the functions over several rows that people try most.
+var aggregates = []string{"array_agg", "avg", "bool_and", "bool_or", "count", "group_concat", "json_group_array", "json_group_object", "max", "min", "string_agg", "sum", "total"}
+
 const (
 	clockHint  = "rows are not evaluated again as time passes; keep such a condition in the source, as a column that a job updates"
 	randomHint = "a row must give the same result each time; let the source fill a column instead"
@@ -117,6 +120,10 @@ func Check(name string, nargs int) error {
 			return &CallError{Name: name, Kind: ErrNonDeterministic,
 				Message: fmt.Sprintf("%s is not allowed: its result does not follow from its arguments alone", name), Hint: r.hint}
 		}
+	}
+	if slices.Contains(aggregates, lower) {
+		return &CallError{Name: name, Kind: ErrUnknown, Message: fmt.Sprintf("%s is an aggregate, but rows are evaluated one by one", name),
+			Hint: "keep such a value in the source, as a column of its own"}
 	}
 	return &CallError{Name: name, Kind: ErrUnknown, Message: fmt.Sprintf("there is no function %s", name), Hint: nearest(lower)}
 }
@@ -181,7 +188,7 @@ func nearest(name string) string {
 	if s, ok := synonyms[name]; ok {
 		return "use " + s
 	}
-	best, bestDistance := "", len(name)/3+2
+	best, bestDistance := "", len(name)/3+1
 	for _, f := range functions {
 		if d := distance(name, f.name, bestDistance); d < bestDistance {
 			best, bestDistance = f.name, d

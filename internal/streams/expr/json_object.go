@@ -39,21 +39,24 @@ func (j jsonText) object() []jsonMember {
 		return true
 	})
 	if indices > 0 {
-		slices.SortStableFunc(members, func(a, b jsonMember) int {
-			x, xok := arrayIndex(a.key)
-			y, yok := arrayIndex(b.key)
-			switch {
-			case xok && yok:
-				return int(x) - int(y)
-			case xok:
-				return -1
-			case yok:
-				return 1
-			}
-			return 0
-		})
+		slices.SortStableFunc(members, func(a, b jsonMember) int { return compareKeys(a.key, b.key) })
 	}
 	return members
+}
+
+// compareKeys puts array indices first, ascending; other keys are equal.
+func compareKeys(a, b string) int {
+	x, xok := arrayIndex(a)
+	y, yok := arrayIndex(b)
+	switch {
+	case xok && yok:
+		return int(x) - int(y)
+	case xok:
+		return -1
+	case yok:
+		return 1
+	}
+	return 0
 }
 
 func placeOf(members []jsonMember, places map[string]int, key string) int {

@@ -355,41 +355,9 @@ func (j jsonText) number(op string) (source.Value, error) {
 // space, an object's integer-like keys first and each key once, numbers and strings
 // in their shortest form.
 func (j jsonText) appendCompact(op string, dst []byte) ([]byte, error) {
-	var err error
-	switch j[0] {
-	case 'n', 't', 'f':
-		return append(dst, j...), nil
-	case '"':
-		return AppendString(dst, j.str()), nil
-	case '[':
-		dst = append(dst, '[')
-		first := true
-		j.members(func(_, v jsonText) bool {
-			if !first {
-				dst = append(dst, ',')
-			}
-			first = false
-			dst, err = v.appendCompact(op, dst)
-			return err == nil
-		})
-		return append(dst, ']'), err
-	case '{':
-		dst = append(dst, '{')
-		for i, m := range j.object() {
-			if i > 0 {
-				dst = append(dst, ',')
-			}
-			dst = append(AppendString(dst, m.key), ':')
-			if dst, err = m.value.appendCompact(op, dst); err != nil {
-				return dst, err
-			}
-		}
-		return append(dst, '}'), nil
-	}
-	v, err := j.number(op)
-	if err != nil {
+	c := compactor{op: op, s: string(j), dst: dst}
+	if err := c.value(0); err != nil {
 		return dst, err
 	}
-	dst, _ = AppendJSON(dst, v)
-	return dst, nil
+	return c.dst, nil
 }

@@ -39,20 +39,26 @@ func sliceSQLite(s string, from, to int64) string {
 	return s[start:i]
 }
 
-// instrSQLite counts the characters before the first place where t begins; it looks
-// at the starts of characters only.
+// instrSQLite returns the number of the character at which t begins in s, or 0. Only
+// the start of s and bytes that continue no character count as starts.
 func instrSQLite(s, t string) int64 {
-	at := int64(1)
-	for i := 0; ; at++ {
-		if strings.HasPrefix(s[i:], t) {
-			return at
-		}
-		if i >= len(s) {
-			return 0
-		}
-		i++
-		for i < len(s) && s[i]&0xC0 == 0x80 {
-			i++
+	if t == "" {
+		return 1
+	}
+	at := 0
+	if t[0]&0xC0 != 0x80 {
+		at = strings.Index(s, t)
+	} else if !strings.HasPrefix(s, t) {
+		at = -1
+	}
+	if at < 0 {
+		return 0
+	}
+	n := int64(1)
+	for i := 1; i <= at; i++ {
+		if s[i]&0xC0 != 0x80 {
+			n++
 		}
 	}
+	return n
 }

@@ -279,6 +279,9 @@ func lower(o Options, v source.Value) (source.Value, error) {
 	if isASCII(s) {
 		return source.String(mapASCII(s, 'A', 'Z', 32)), nil
 	}
+	if len(s) > MaxText/3 {
+		return source.Value{}, tooLarge("lower", "the text is longer than %d bytes", MaxText/3)
+	}
 	return source.String(mapUnicode(cases.Lower(language.Und), s)), nil
 }
 
