@@ -18,18 +18,15 @@ import (
 // formatMajorVersion is Pebble's format on disk. Raising it cannot be undone.
 const formatMajorVersion = pebble.FormatTableFormatV6
 
-// health notices when Pebble can no longer write. Pebble ends the process then, as
-// its state in memory may differ from what is on disk; this ends only the
-// goroutine that met the failure, and lets no write begin after it.
-//
-// It is Pebble's Logger.
+// health knows whether the store can be written, and lets no write begin once it
+// cannot: medium tells it of failed writes and, as Pebble's Logger, it hears of
+// what Pebble would end the process for.
 type health struct {
 	log    *slog.Logger
 	failed chan struct{} // closed after cause is set
 
-	mu       sync.Mutex
-	cause    error
-	flushErr error // what the last flush ended with
+	mu    sync.Mutex
+	cause error
 }
 
 func newHealth(log *slog.Logger) *health {
@@ -59,9 +56,8 @@ func (h *health) fail(cause error) {
 }
 
 // guard calls f, which is a call of Pebble that writes, in a goroutine of its own
-// and returns when it is done, or as soon as the store has failed: f may then
-// wait forever for a flush that cannot succeed, and is left behind for the short
-// rest of the process.
+// and returns when it is done, or as soon as the store has failed: f then waits for
+// ever, and is left behind for the short rest of the process.
 func (h *health) guard(f func() error) error {
 	if err := h.err(); err != nil {
 		return err
@@ -93,29 +89,6 @@ func (h *health) guard(f func() error) error {
 	}
 }
 
-func (h *health) flushed(err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.flushErr = err
-}
-
-// backgroundError is told why a flush, a compaction or a look at a table failed.
-// Without flushes commits would soon wait forever, and a full disk gets no better
-// by itself; but a table that cannot be read must not stop the rest.
-//
-// Pebble calls flushed just before, also with "empty table", which is no failure
-// and does not come here.
-func (h *health) backgroundError(err error) {
-	h.mu.Lock()
-	flush := errors.Is(err, h.flushErr)
-	h.mu.Unlock()
-	if flush || errors.Is(err, syscall.ENOSPC) {
-		h.fail(fmt.Errorf("write a table: %w", err))
-		return
-	}
-	h.Errorf("background error: %v", err)
-}
-
 // Infof implements pebble.Logger. Pebble tells of each flush and compaction.
 func (h *health) Infof(string, ...any) {}
 
@@ -141,7 +114,7 @@ func (h *health) Fatalf(format string, args ...any) {
 
 func pebbleOptions(opts Options, lock *pebble.Lock, h *health) *pebble.Options {
 	o := &pebble.Options{
-		FS:                 opts.FS,
+		FS:                 medium{opts.FS, h},
 		Lock:               lock,
 		Logger:             h,
 		Comparer:           comparer(),
@@ -154,9 +127,8 @@ func pebbleOptions(opts Options, lock *pebble.Lock, h *health) *pebble.Options {
 		L0CompactionThreshold:       8,
 		L0StopWritesThreshold:       1000,
 		EventListener: &pebble.EventListener{
-			FlushEnd:        func(info pebble.FlushInfo) { h.flushed(info.Err) },
-			BackgroundError: h.backgroundError,
-			DataCorruption:  func(info pebble.DataCorruptionInfo) { h.Errorf("%s", info) },
+			// A table that cannot be read must not stop the rest.
+			DataCorruption: func(info pebble.DataCorruptionInfo) { h.Errorf("%s", info) },
 		},
 	}
 	for i := range o.Levels {

@@ -163,6 +163,8 @@ func (s *Store) abandon() {
 	}
 }
 
+var errOtherProgram = fmt.Errorf("%w: the folder holds another program's Pebble database; give an empty folder, or one that does not exist", storage.ErrFormat)
+
 // openDB opens Pebble and reports whether the store is still to be created.
 func (s *Store) openDB(opts Options) (created bool, err error) {
 	desc, err := pebble.Peek(opts.Dir, opts.FS)
@@ -191,10 +193,11 @@ func (s *Store) openDB(opts Options) (created bool, err error) {
 		return err
 	})
 	if err != nil {
-		if pebble.IsCorruptionError(err) {
-			return false, fmt.Errorf("%w: %w", storage.ErrCorrupt, err)
+		// Pebble has no kind of error for this; it is told by its words.
+		if strings.Contains(err.Error(), "comparer name from file") {
+			return false, errOtherProgram
 		}
-		return false, err
+		return false, corrupt(err)
 	}
 	format, ok, err := get(s.db, []byte(metaFormat))
 	if err != nil {
@@ -203,7 +206,7 @@ func (s *Store) openDB(opts Options) (created bool, err error) {
 	if !ok {
 		empty, err := s.empty()
 		if err == nil && !empty {
-			err = fmt.Errorf("%w: the folder holds another program's Pebble database; give an empty folder, or one that does not exist", storage.ErrFormat)
+			err = errOtherProgram
 		}
 		return true, err
 	}

@@ -1,0 +1,91 @@
+package pebblestore
+
+import (
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// medium is the file system as Pebble sees it: one on which writes do not fail.
+//
+// Pebble has no way on from a write that failed but to end the process, in places
+// by unlocking what it has not locked. So whoever meets a failure waits there for
+// ever, holding what it holds, while health tells the rest that the store has
+// failed. Reads go on; writes are not begun any more.
+type medium struct {
+	vfs.FS
+	health *health
+}
+
+// sound returns only if a write succeeded.
+func (h *health) sound(err error) {
+	if err != nil {
+		h.fail(err)
+		select {}
+	}
+}
+
+func (m medium) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := m.FS.Create(name, c)
+	m.health.sound(err)
+	return mediumFile{f, m.health}, nil
+}
+
+func (m medium) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
+	f, err := m.FS.OpenReadWrite(name, c, opts...)
+	m.health.sound(err)
+	return mediumFile{f, m.health}, nil
+}
+
+func (m medium) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := m.FS.ReuseForWrite(oldname, newname, c)
+	m.health.sound(err)
+	return mediumFile{f, m.health}, nil
+}
+
+func (m medium) OpenDir(name string) (vfs.File, error) {
+	f, err := m.FS.OpenDir(name)
+	if err != nil {
+		return nil, err
+	}
+	return mediumFile{f, m.health}, nil
+}
+
+func (m medium) Rename(oldname, newname string) error {
+	m.health.sound(m.FS.Rename(oldname, newname))
+	return nil
+}
+
+// Unwrap implements vfs.FS.
+func (m medium) Unwrap() vfs.FS { return m.FS }
+
+type mediumFile struct {
+	vfs.File
+	health *health
+}
+
+func (f mediumFile) Write(b []byte) (int, error) {
+	n, err := f.File.Write(b)
+	f.health.sound(err)
+	return n, nil
+}
+
+func (f mediumFile) WriteAt(b []byte, at int64) (int, error) {
+	n, err := f.File.WriteAt(b, at)
+	f.health.sound(err)
+	return n, nil
+}
+
+func (f mediumFile) Sync() error {
+	f.health.sound(f.File.Sync())
+	return nil
+}
+
+func (f mediumFile) SyncData() error {
+	f.health.sound(f.File.SyncData())
+	return nil
+}
+
+func (f mediumFile) SyncTo(length int64) (bool, error) {
+	full, err := f.File.SyncTo(length)
+	f.health.sound(err)
+	return full, nil
+}
