@@ -231,7 +231,9 @@ func (s *Session) reevaluate(v View) (removed []string, updated []int, differ bo
 		o := old[e.key]
 		if o == nil {
 			if !s.begun {
-				e.after = s.config.Positions[e.name]
+				// A client that claims more than there is will find that its sums differ;
+				// what comes later must not be withheld from it.
+				e.after = min(s.config.Positions[e.name], v.Checkpoint().Op)
 			}
 			updated = append(updated, i)
 			continue
