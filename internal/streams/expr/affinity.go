@@ -4,8 +4,8 @@ import (
 	"github.com/millrace-sync/millrace/internal/source"
 )
 
-// affinity is SQLite's: what a comparison converts its operands to. Inputs stand
-// for bound parameters, which have none; a CAST has the one of its type.
+// affinity is SQLite's: what a comparison converts its operands to. A CAST has the
+// one of its type, a column without a type that of blobs, anything else none.
 type affinity uint8
 
 const (

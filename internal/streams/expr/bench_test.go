@@ -60,7 +60,7 @@ func benchProgram(t testing.TB, expr string, o Options) *Program {
 	rename = func(n Node) Node {
 		switch n := n.(type) {
 		case Input:
-			return Input{int(names[n.Index][0] - 'a')}
+			return Input{Index: int(names[n.Index][0] - 'a')}
 		case Call:
 			args := make([]Node, len(n.Args))
 			for i := range args {

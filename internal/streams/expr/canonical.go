@@ -31,6 +31,9 @@ func canonical(b *strings.Builder, n Node, depth int) {
 	case Input:
 		b.WriteByte('$')
 		b.WriteString(strconv.Itoa(n.Index))
+		if n.Column {
+			b.WriteByte('c')
+		}
 	case Call:
 		b.WriteByte('(')
 		b.WriteString(strconv.Quote(canonicalOp(n.Op)))

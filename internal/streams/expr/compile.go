@@ -55,7 +55,7 @@ func (c *compiler) compile(n Node) (operand, error) {
 		}
 		return constant(v), nil
 	case Input:
-		return c.compileInput(n.Index)
+		return c.compileInput(n)
 	case Case:
 		return c.compileCase(n)
 	case Call:
@@ -71,13 +71,18 @@ func constant(v source.Value) operand {
 	}
 }
 
-func (c *compiler) compileInput(i int) (operand, error) {
+func (c *compiler) compileInput(n Input) (operand, error) {
+	i := n.Index
 	if i < 0 {
 		return operand{}, fmt.Errorf("compile expression: input %d", i)
 	}
 	c.inputs = max(c.inputs, i+1)
 	if c.Engine == SQLite {
-		return operand{run: func(in []source.Value) (source.Value, error) { return storableSQLite(in[i]), nil }, input: i}, nil
+		op := operand{run: func(in []source.Value) (source.Value, error) { return storableSQLite(in[i]), nil }, input: i}
+		if n.Column {
+			op.aff = affBlob
+		}
+		return op, nil
 	}
 	return operand{run: func(in []source.Value) (source.Value, error) { return in[i], nil }, input: i}, nil
 }

@@ -134,7 +134,13 @@ type Const struct{ Value source.Value }
 
 // Input is the value at Index of the slice that Eval is given: a column, a request
 // parameter, whatever the caller puts there.
-type Input struct{ Index int }
+type Input struct {
+	Index int
+	// Column makes the SQLite engine take the input for a table's column without a
+	// declared type, not for a bound parameter. The two differ only where they are
+	// compared with CAST(… AS text): beside a column that converts nothing.
+	Column bool
+}
 
 // Call is an operator or a function applied to its arguments.
 //

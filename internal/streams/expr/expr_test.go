@@ -78,7 +78,7 @@ func TestCompileErrors(t *testing.T) {
 		"missing argument":  {Call{"NOT", []Node{nil}}, nil},
 		"missing condition": {Case{Whens: [][2]Node{{nil, one}}}, nil},
 		"no WHEN":           {Case{Else: one}, nil},
-		"negative input":    {Input{-1}, nil},
+		"negative input":    {Input{Index: -1}, nil},
 		"too deep":          {deep, ErrLimit},
 		"long literal":      {Const{source.BigInt(strings.Repeat("9", MaxDigits+1))}, ErrLimit},
 		"the time of day":   {Call{"unixepoch", []Node{Const{source.String("now")}}}, ErrNonDeterministic},
@@ -88,7 +88,7 @@ func TestCompileErrors(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", name, err, c.kind)
 		}
 	}
-	p, err := Compile(Call{"+", []Node{Input{2}, one}}, Options{})
+	p, err := Compile(Call{"+", []Node{Input{Index: 2}, one}}, Options{})
 	if err != nil || p.Inputs() != 3 {
 		t.Fatalf("%d inputs, %v", p.Inputs(), err)
 	}

@@ -230,11 +230,11 @@ func (p *testParser) primary() Node {
 	}
 	for i, name := range p.names {
 		if name == tok {
-			return Input{i}
+			return Input{Index: i}
 		}
 	}
 	p.names = append(p.names, tok)
-	return Input{len(p.names) - 1}
+	return Input{Index: len(p.names) - 1}
 }
 
 func (p *testParser) caseNode() Node {
@@ -267,7 +267,7 @@ func withoutConstants(n Node, inputs *[]source.Value) Node {
 	switch n := n.(type) {
 	case Const:
 		*inputs = append(*inputs, n.Value)
-		return Input{len(*inputs) - 1}
+		return Input{Index: len(*inputs) - 1}
 	case Call:
 		return Call{n.Op, all(n.Args)}
 	case Case:

@@ -20,7 +20,7 @@ func TestSQLiteNumbers(t *testing.T) {
 	}
 	defer stmt.Close()
 	const seed = 1
-	g := generator{rand.New(rand.NewPCG(seed, 0))}
+	g := generator{Rand: rand.New(rand.NewPCG(seed, 0))}
 	wrong := 0
 	for i := range 100_000 {
 		f := math.Float64frombits(g.Uint64())

@@ -27,6 +27,32 @@ func newOracle(t testing.TB) *oracle {
 	return &oracle{db}
 }
 
+// evalRow evaluates SQL text with parameters ?1 to ?4 or, of the same values, the
+// columns c1 to c4 of a table without types.
+func (o *oracle) evalRow(t testing.TB, sql string, inputs []source.Value) (source.Value, error) {
+	t.Helper()
+	if !strings.Contains(sql, "c") {
+		return o.eval(sql, inputs)
+	}
+	if err := o.db.Exec("CREATE TABLE IF NOT EXISTS r (c1, c2, c3, c4); DELETE FROM r"); err != nil {
+		t.Fatal(err)
+	}
+	stmt, _, err := o.db.Prepare("INSERT INTO r VALUES (?1, ?2, ?3, ?4)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stmt.Close()
+	for i, v := range inputs {
+		if err := bind(stmt, i+1, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := stmt.Exec(); err != nil {
+		t.Fatal(err)
+	}
+	return o.eval(sql+" FROM r", inputs)
+}
+
 // eval evaluates SQL text with bound parameters ?1, ?2, ….
 func (o *oracle) eval(sql string, inputs []source.Value) (source.Value, error) {
 	stmt, _, err := o.db.Prepare("SELECT " + sql)
@@ -94,7 +120,11 @@ func writeSQL(b *strings.Builder, n Node) {
 	case Const:
 		writeLiteral(b, n.Value)
 	case Input:
-		fmt.Fprintf(b, "?%d", n.Index+1)
+		if n.Column {
+			fmt.Fprintf(b, "c%d", n.Index+1)
+		} else {
+			fmt.Fprintf(b, "?%d", n.Index+1)
+		}
 	case Case:
 		b.WriteString("CASE ")
 		if n.Base != nil {
