@@ -226,7 +226,43 @@ func (b *builder) equal(l, r value, p place, not bool) (formula, bool) {
 			return nil, false
 		}
 	}
+	if b.options.Engine == expr.SQLite {
+		l.node, r.node = affine(l.node, r.node), affine(r.node, l.node)
+	}
 	return edge{l, r, p}, true
+}
+
+// affine returns n as SQLite converts it for a comparison with other: there a CAST
+// imposes its type on an operand that has none. The sides of an edge are evaluated
+// apart, so each does it for itself.
+func affine(n, other expr.Node) expr.Node {
+	mine, its := affinity(n), affinity(other)
+	switch {
+	case its == "numeric" && mine != "numeric":
+		number := call("CAST numeric", n)
+		// Text equals its number, and is converted, only if it is all number.
+		return expr.Case{Whens: [][2]expr.Node{{call("AND", call("=", call("typeof", n), text("text")), call("=", n, number)), number}}, Else: n}
+	case its == "text" && mine == "":
+		return expr.Case{Whens: [][2]expr.Node{{call("IN LIST", call("typeof", n), text("integer"), text("real")), call("CAST text", n)}}, Else: n}
+	}
+	return n
+}
+
+// affinity is what a CAST imposes: "numeric", "text" or "blob"; "" for anything else.
+func affinity(n expr.Node) string {
+	c, ok := n.(expr.Call)
+	if !ok {
+		return ""
+	}
+	switch c.Op {
+	case "CAST integer", "CAST real", "CAST numeric":
+		return "numeric"
+	case "CAST text":
+		return "text"
+	case "CAST blob":
+		return "blob"
+	}
+	return ""
 }
 
 // in resolves x IN right; not says that it is negated.

@@ -3,6 +3,7 @@ package streams
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/millrace-sync/millrace/internal/source"
@@ -81,7 +82,8 @@ type answer struct {
 	index   map[bucketID]int
 	read    map[LookupRead][][]string // results of lookups so far
 	results int
-	// values holds the accessors read for the present caller.
+	// values holds the accessors read so far; those of the subscription are
+	// dropped with each.
 	values map[accessor]source.Value
 	caller caller
 	inputs []source.Value
@@ -100,7 +102,7 @@ func (e *lookupFailure) Error() string { return e.err.Error() }
 func (e *lookupFailure) Unwrap() error { return e.err }
 
 func (p *Plan) buckets(req *Request, l Lookups, limits Limits) (*BucketSet, error) {
-	a := &answer{plan: p, lookups: l, limits: limits, set: &BucketSet{}, index: map[bucketID]int{}, read: map[LookupRead][][]string{}}
+	a := &answer{plan: p, lookups: l, limits: limits, set: &BucketSet{}, index: map[bucketID]int{}, read: map[LookupRead][][]string{}, values: map[accessor]source.Value{}}
 	var tokenErr, connErr error
 	if a.caller.token, tokenErr = newObject(req.Claims); tokenErr != nil {
 		return nil, fmt.Errorf("evaluate request: the token's payload is not a JSON object: %w", tokenErr)
@@ -120,7 +122,7 @@ func (p *Plan) buckets(req *Request, l Lookups, limits Limits) (*BucketSet, erro
 		at := len(a.set.Streams)
 		a.set.Streams = append(a.set.Streams, RequestedStream{Name: s.Name, Default: isDefault})
 		evaluate := func(sub int, parameters []byte, priority *int) error {
-			a.values = map[accessor]source.Value{}
+			maps.DeleteFunc(a.values, func(acc accessor, _ source.Value) bool { return acc.origin == originSubscription })
 			var err error
 			if a.caller.subscription, err = newObject(parameters); err == nil {
 				err = connErr

@@ -6,6 +6,22 @@
 // The replicate package feeds it rows, session feeds it requests. Sub-packages:
 // sql parses queries with their positions, expr evaluates expressions.
 //
+// A query goes this way:
+//
+//	YAML (document, config) ─▶ SQL tree (sql) ─▶ names resolved, subqueries and CTEs
+//	flattened (scope, query, lower, formula) ─▶ disjunctive normal form: terms ─▶
+//	each term a join (rule) ─▶ the request's side (path), row programs (program)
+//	of the output table and of every table on the way ─▶ definitions ─▶ Plan
+//
+// In a term, what depends on one row is that row's filter, what depends on the
+// request alone is a condition on it, and equalities between two of them are the
+// variables of the join. The output table's variables are its buckets' parameters.
+// Every other table becomes a lookup index from the variables known by then to
+// those still wanted. At request time (request, join) the tuples of variables are
+// joined step by step, and what is left are the buckets. Rows (bind, row) evaluate
+// their programs, bound to column positions. Values are compared between sides in
+// the form that AppendParam gives them, in which 1 and 1.0 are one and NULL is none.
+//
 // Invariants:
 //   - For every request, the rows in the buckets that Plan.Buckets names are the
 //     rows that the streams' SQL gives on the source for that token and those
@@ -96,8 +112,9 @@ func (p *Plan) Bind(t *source.Table, only []int) (*TableEval, []Diagnostic) {
 type Output struct {
 	Puts    []Put
 	Lookups []Entry
-	// Errors holds a message for each definition that could not be evaluated for
-	// this row; the row is in none of that definition's buckets.
+	// Errors holds a message for each query of a definition that could not be
+	// evaluated for this row; the row is in none of the buckets, and contributes to
+	// none of the lookups, that this query alone would put it into.
 	Errors []RowError
 
 	scratch
