@@ -236,13 +236,15 @@ func body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	// Errors mean that the server cannot set deadlines, as in tests.
 	_ = rc.SetReadDeadline(time.Now().Add(readTimeout))
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	_ = rc.SetReadDeadline(time.Time{})
 	if err != nil {
+		// The deadline stays, or the server would wait for the rest of the body.
+		w.Header().Set("Connection", "close")
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return nil, protocol.Errorf(protocol.BodyTooLarge, "Request body is too large: the limit is %d bytes", maxBody)
 		}
 		return nil, protocol.Errorf(protocol.BodyNotJSON, "Request body could not be read: %v", err)
 	}
+	_ = rc.SetReadDeadline(time.Time{})
 	return b, nil
 }
 

@@ -1,0 +1,292 @@
+package httpapi_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/millrace-sync/millrace/protocol"
+)
+
+// inBubble runs a test of streams under fake time.
+func inBubble(t *testing.T, test func(t *testing.T, s *service, client *http.Client)) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t, nil)
+		client, _, stop := s.serve()
+		defer stop()
+		test(t, s, client)
+	})
+}
+
+// idle waits until every stream waits.
+func (s *service) idle() {
+	s.t.Helper()
+	synctest.Wait()
+	if n := s.store.snapshots(); n != 0 {
+		s.t.Errorf("%d snapshots are open while nothing happens", n)
+	}
+}
+
+func TestStream(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service, client *http.Client) {
+		s.commit("ann", 2, "a")
+		l := stream(t, client, token(nil), `{"raw_data":true,"client_id":"c"}`)
+		defer l.resp.Body.Close()
+		for name, want := range map[string]string{
+			"Content-Type": "application/x-ndjson", "X-Accel-Buffering": "no", "Access-Control-Allow-Origin": "*", "Content-Encoding": "",
+		} {
+			if got := l.resp.Header.Get(name); got != want {
+				t.Errorf("%s: %q, want %q", name, got, want)
+			}
+		}
+		l.want(`{"checkpoint":{"last_op_id":"2"`, `{"data":{"bucket":"e.`, `{"checkpoint_complete":{"last_op_id":"2"}}`)
+		s.idle()
+		s.commit("bob", 1, "not hers")
+		s.commit("ann", 1, "b")
+		l.want(`{"checkpoint_diff":{"last_op_id":"4"`, `{"data":{"bucket":"e.`, `{"checkpoint_complete":{"last_op_id":"4"}}`)
+
+		// A write checkpoint is told when its LSN is reached, not before.
+		s.lag = 1
+		w := s.call("GET", "/write-checkpoint2.json?client_id=c", "", "Authorization", "Token "+token(nil))
+		if w.Code != 200 {
+			t.Fatal(w.Body)
+		}
+		s.idle()
+		s.commit("bob", 1, "moves the source on")
+		l.want(`{"checkpoint_diff":{"last_op_id":"5","write_checkpoint":"1"`, `{"checkpoint_complete":`)
+	})
+}
+
+// A write checkpoint that was asked for before the stream began, and is not reached
+// yet, comes when it is.
+func TestWriteCheckpointBeforeStream(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service, client *http.Client) {
+		s.lag = 2
+		if w := s.call("GET", "/write-checkpoint2.json?client_id=c", "", "Authorization", "Token "+token(nil)); w.Code != 200 {
+			t.Fatal(w.Body)
+		}
+		l := stream(t, client, token(nil), `{"client_id":"c"}`)
+		defer l.resp.Body.Close()
+		l.want(`{"checkpoint":{"last_op_id":"0","buckets"`, `{"checkpoint_complete":`)
+		s.commit("bob", 1, "")
+		s.idle()
+		s.commit("bob", 1, "")
+		l.want(`{"checkpoint_diff":{"last_op_id":"2","write_checkpoint":"1"`, `{"checkpoint_complete":`)
+	})
+}
+
+// The keepalive tells how long the token lasts, and so does a notice before its
+// end; then the stream ends in order.
+func TestExpiry(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service, client *http.Client) {
+		start := time.Now()
+		l := stream(t, client, token(claims{"exp": start.Unix() + 90}), `{}`)
+		defer l.resp.Body.Close()
+		l.want(`{"checkpoint":`, `{"checkpoint_complete":`)
+		var at []int
+		for {
+			line := l.next()
+			var left int
+			if _, err := fmt.Sscanf(line, `{"token_expires_in":%d}`, &left); err != nil {
+				t.Fatalf("got %s", line)
+			}
+			gone := time.Since(start)
+			if want := int((90*time.Second - gone + time.Second - 1) / time.Second); left != max(want, 0) {
+				t.Errorf("after %s the token lasts %d seconds, want %d", gone, left, want)
+			}
+			if left == 0 {
+				if gone != 90*time.Second {
+					t.Errorf("ended after %s", gone)
+				}
+				break
+			}
+			at = append(at, int(gone.Seconds()))
+		}
+		if at[0] < 18 || at[0] > 22 {
+			t.Errorf("the first line came after %d s", at[0])
+		}
+		if i := len(at) - 1; !contains(at, 70) || at[i] > 90 {
+			t.Errorf("lines came after %v s, none 20 s before the end", at)
+		}
+		l.want("error: EOF")
+		if len(at) < 5 || len(at) > 6 {
+			t.Errorf("lines came after %v s", at)
+		}
+	})
+}
+
+func contains(list []int, n int) bool {
+	for _, m := range list {
+		if m == n {
+			return true
+		}
+	}
+	return false
+}
+
+// A token that expired within the tolerance gets the last line at once.
+func TestExpired(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service, client *http.Client) {
+		l := stream(t, client, token(claims{"iat": time.Now().Unix() - 60, "exp": time.Now().Unix() - 5}), `{}`)
+		defer l.resp.Body.Close()
+		l.want(`{"token_expires_in":0}`, "error: EOF")
+	})
+}
+
+func TestEnds(t *testing.T) {
+	for name, end := range map[string]func(*service){
+		"replaced": func(s *service) { s.redeploy(s.deploy) },
+		"draining": func(s *service) { close(s.drain) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, s *service, client *http.Client) {
+				l := stream(t, client, token(nil), `{}`)
+				defer l.resp.Body.Close()
+				l.want(`{"checkpoint":`, `{"checkpoint_complete":`)
+				s.idle()
+				end(s)
+				l.want("error: EOF")
+			})
+		})
+	}
+}
+
+// A stream in the middle of a long checkpoint ends too.
+func TestEndsWhileSending(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service, client *http.Client) {
+		s.commit("ann", 50_000, strings.Repeat("x", 100))
+		l := stream(t, client, token(nil), `{}`)
+		defer l.resp.Body.Close()
+		l.want(`{"checkpoint":`, `{"data":`)
+		close(s.drain)
+		for line := l.next(); line != "error: EOF"; line = l.next() {
+			if !strings.HasPrefix(line, `{"data":`) {
+				t.Fatalf("got %s", line)
+			}
+		}
+		s.idle()
+	})
+}
+
+// A failure in the middle of a stream cuts the connection: the client must not
+// take what it has for the whole.
+func TestFailureCuts(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service, client *http.Client) {
+		l := stream(t, client, token(nil), `{}`)
+		defer l.resp.Body.Close()
+		l.want(`{"checkpoint":`, `{"checkpoint_complete":`)
+		s.store.mu.Lock()
+		s.store.fail = io.ErrNoProgress
+		s.store.mu.Unlock()
+		s.commit("ann", 1, "")
+		l.want("error: unexpected EOF")
+	})
+}
+
+// A client that does not read is cut off, gives its place back, and has delayed
+// nobody.
+func TestNeverReading(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service, client *http.Client) {
+		s.commit("ann", 50_000, strings.Repeat("x", 100))
+		start := time.Now()
+		stuck := stream(t, client, token(nil), `{}`)
+		defer stuck.resp.Body.Close()
+		synctest.Wait()
+		other := stream(t, client, token(claims{"sub": "bob"}), `{}`)
+		defer other.resp.Body.Close()
+		other.want(`{"checkpoint":`, `{"checkpoint_complete":`)
+		s.commit("bob", 1, "")
+		other.want(`{"checkpoint_diff":`, `{"data":`, `{"checkpoint_complete":`)
+		if time.Since(start) != 0 {
+			t.Errorf("the other had to wait for %s", time.Since(start))
+		}
+		time.Sleep(61 * time.Second) // of the bubble's time
+		s.idle()
+	})
+}
+
+// Streams beyond the limit get a bare 429; a place is free again when a stream ends.
+func TestConnections(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service, client *http.Client) {
+		var open []*lines
+		for i := range 4 {
+			l := stream(t, client, token(claims{"sub": fmt.Sprint("user", i)}), `{}`)
+			defer l.resp.Body.Close()
+			l.want(`{"checkpoint":`, `{"checkpoint_complete":`)
+			open = append(open, l)
+		}
+		w := s.call("POST", "/sync/stream", "{}", "Authorization", "Token "+token(nil), "Content-Type", jsonType)
+		if w.Code != 429 || w.Body.Len() != 0 {
+			t.Errorf("status %d, body %q", w.Code, w.Body)
+		}
+		// Who is to be refused anyway is told why.
+		if got := refused(t, s.call("POST", "/sync/stream", "{}", "Content-Type", jsonType)); got.Status != 401 {
+			t.Errorf("got %+v", got)
+		}
+		open[0].resp.Body.Close()
+		synctest.Wait()
+		l := stream(t, client, token(nil), `{}`)
+		defer l.resp.Body.Close()
+		l.want(`{"checkpoint":`)
+	})
+}
+
+// A body that does not come is given up.
+func TestSlowBody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t, nil)
+		_, listener, stop := s.serve()
+		defer stop()
+		conn, err := listener.dial(context.Background(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		start := time.Now()
+		if _, err := io.WriteString(conn, "POST /sync/stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != 400 || time.Since(start) != 30*time.Second {
+			t.Errorf("status %d after %s", resp.StatusCode, time.Since(start))
+		}
+	})
+}
+
+func TestBSON(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service, client *http.Client) {
+		s.commit("ann", 3, "a")
+		req, err := http.NewRequest("POST", "http://test/sync/stream", strings.NewReader(`{}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Token "+token(nil))
+		req.Header.Set("Content-Type", jsonType)
+		req.Header.Set("Accept", "application/vnd.powersync.bson-stream;q=0.9,application/x-ndjson;q=0.8")
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if got := resp.Header.Get("Content-Type"); got != "application/vnd.powersync.bson-stream" {
+			t.Errorf("content type %q", got)
+		}
+		r := protocol.NewReader(resp.Body, protocol.BSON, 1<<20)
+		for _, want := range []string{"*protocol.Checkpoint", "*protocol.DataChunk", "*protocol.CheckpointComplete"} {
+			line, err := r.Next()
+			if err != nil || fmt.Sprintf("%T", line) != want {
+				t.Fatalf("got %T, %v, want %s", line, err, want)
+			}
+		}
+	})
+}
