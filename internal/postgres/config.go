@@ -35,6 +35,7 @@ const (
 	DefaultConnectTimeout = 20 * time.Second
 	DefaultIdleTimeout    = 60 * time.Second
 	DefaultStatusInterval = 10 * time.Second
+	DefaultSlotTimeout    = 30 * time.Second
 	DefaultPartBytes      = 1 << 20
 	DefaultPartChanges    = 4096
 )
@@ -68,6 +69,9 @@ type Config struct {
 	IdleTimeout time.Duration
 	// StatusInterval is how often the server is told how far we are.
 	StatusInterval time.Duration
+	// SlotTimeout bounds one attempt to create the slot, which waits for every
+	// transaction that is open on the server, in any database.
+	SlotTimeout time.Duration
 
 	// PartBytes and PartChanges bound one part of a transaction. A part exceeds them
 	// by one row at most.
@@ -98,6 +102,7 @@ func (c Config) withDefaults() Config {
 		{&c.ConnectTimeout, DefaultConnectTimeout},
 		{&c.IdleTimeout, DefaultIdleTimeout},
 		{&c.StatusInterval, DefaultStatusInterval},
+		{&c.SlotTimeout, DefaultSlotTimeout},
 	} {
 		if *d.field == 0 {
 			*d.field = d.value
@@ -172,7 +177,7 @@ func (c *Config) driverConfig() (*pgconn.Config, error) {
 	if pc.TLSConfig, err = c.tlsConfig(); err != nil {
 		return nil, err
 	}
-	pc.RuntimeParams = map[string]string{"application_name": c.ApplicationName, "statement_timeout": "0"}
+	pc.RuntimeParams = map[string]string{"application_name": c.ApplicationName, "statement_timeout": "0", "client_min_messages": "warning"}
 	maps.Copy(pc.RuntimeParams, pgtypes.Settings())
 	dialer := &net.Dialer{
 		Timeout: c.ConnectTimeout,

@@ -57,11 +57,12 @@ func TestRecord(t *testing.T) {
 	}
 }
 
-// kinds returns the first byte of each message, in hexadecimal.
+// kinds returns the first byte of each message, in hexadecimal, without begin and
+// commit of empty transactions, which Postgres 14 still sends.
 func kinds(lines []string) string {
 	var b strings.Builder
 	for _, l := range lines {
 		b.WriteString(l[:2])
 	}
-	return b.String()
+	return strings.ReplaceAll(b.String(), "4243", "")
 }

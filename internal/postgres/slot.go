@@ -6,16 +6,11 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/millrace-sync/millrace/internal/source"
 )
-
-// createTimeout bounds one attempt to create a slot, which waits for every
-// transaction that is open on the server, in any database.
-const createTimeout = 30 * time.Second
 
 // SlotState is what the server says of the slot.
 type SlotState struct {
@@ -68,7 +63,7 @@ func Slot(ctx context.Context, conn *pgconn.PgConn, name string) (*SlotState, er
 		return nil, failed(doing, err)
 	}
 	switch {
-	case row[5] != "":
+	case row[5] != "" && row[5] != "wal_removed":
 		s.Lost = "the server invalidated it: " + row[5]
 	case row[6] == "true":
 		s.Lost = "the server invalidated it: conflict with recovery"
@@ -106,8 +101,8 @@ func (s *SlotState) usable(name string) error {
 // which it gives changes. It fails with ErrSlotLost if the slot can no longer give
 // them (see DropSlot), and with ErrSlotBusy if another process streams from it.
 //
-// Creating a slot waits for all transactions that are open on the server; after a
-// while it fails with ErrTransient, naming the oldest, and may be called again.
+// Creating a slot waits for all transactions that are open on the server; after
+// Config.SlotTimeout it fails with ErrTransient, naming some, and may be called again.
 func EnsureSlot(ctx context.Context, c Config) (start source.LSN, created bool, err error) {
 	c = c.withDefaults()
 	conn, err := connect(ctx, c, false)
@@ -126,7 +121,7 @@ func EnsureSlot(ctx context.Context, c Config) (start source.LSN, created bool, 
 		return state.Confirmed, false, nil
 	}
 	if _, err := query(ctx, conn, "create the replication slot", "SELECT set_config('statement_timeout', $1, false)",
-		strconv.FormatInt(createTimeout.Milliseconds(), 10)); err != nil {
+		strconv.FormatInt(c.SlotTimeout.Milliseconds(), 10)); err != nil {
 		return 0, false, err
 	}
 	row, err := queryRow(ctx, conn, fmt.Sprintf("create replication slot %s", c.Slot),
@@ -157,7 +152,7 @@ func creationFailure(ctx context.Context, c Config, err error) error {
 		return err
 	}
 	out := &Error{Code: codeTimeout, Kind: ErrTransient, Err: refused,
-		Message: fmt.Sprintf("create replication slot %s: transactions that were open %v ago have not ended", c.Slot, createTimeout)}
+		Message: fmt.Sprintf("create replication slot %s: transactions that were open %v ago have not ended", c.Slot, c.SlotTimeout)}
 	conn, err := connect(ctx, c, false)
 	if err != nil {
 		return out

@@ -195,10 +195,14 @@ func streamRefusal(doing string, e *pgconn.PgError) error {
 	case "58P01": // undefined_file: a segment of the log is gone
 		return &Error{Code: codeSlotLost, Kind: ErrSlotLost, Message: doing + ": the server has removed the log that the slot needs", Err: e}
 	case "42704": // undefined_object: the slot's existence has been checked
-		return &Error{Code: codeSlotLost, Kind: ErrSlotLost,
-			Message: doing + ": the publication did not exist at the slot's position: it was dropped, or created after the slot", Err: e}
+		return publicationGone(doing, e)
 	}
 	return refusal(doing, e)
+}
+
+func publicationGone(doing string, e *pgconn.PgError) error {
+	return &Error{Code: codeSlotLost, Kind: ErrSlotLost, Err: e,
+		Message: doing + ": the publication did not exist at the slot's position: it was dropped, or created after the slot"}
 }
 
 // receive reads and decodes until the stream ends.
@@ -237,7 +241,13 @@ func (s *Stream) take(d *decoder, msg pgproto3.BackendMessage, events []Event) (
 		return s.data(d, msg.Data, events)
 	case *pgproto3.ErrorResponse:
 		return events, streamRefusal("stream changes", pgconn.ErrorResponseToPgError(msg))
-	case *pgproto3.NoticeResponse, *pgproto3.ParameterStatus:
+	case *pgproto3.NoticeResponse:
+		// From Postgres 18 on this is only a warning, and changes are left out.
+		if msg.Code == "55000" {
+			return events, publicationGone("stream changes", pgconn.ErrorResponseToPgError((*pgproto3.ErrorResponse)(msg)))
+		}
+		return events, nil
+	case *pgproto3.ParameterStatus:
 		return events, nil
 	case *pgproto3.CopyDone, *pgproto3.CommandComplete:
 		return events, &Error{Code: codeTimeout, Kind: ErrTransient, Message: "stream changes: the server has ended the stream, as it does when it shuts down"}

@@ -203,9 +203,14 @@ func (w *world) scalar(sql string) string {
 // waitFor asks until the answer is yes; what it asks is another process.
 func waitFor(t *testing.T, what string, ask func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	ctx, cancel := contextFor(t, 20*time.Second)
+	defer cancel()
 	for !ask() {
-		if time.Now().After(deadline) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
 			t.Fatalf("waited in vain for %s", what)
 		}
 	}
@@ -350,6 +355,26 @@ func TestSlotFailures(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+func TestSlotWaitsForOpenTransactions(t *testing.T) {
+	dsn := shared.NewDatabase(t)
+	pgtest.Exec(t, dsn, "CREATE TABLE t (id int PRIMARY KEY)")
+	config := configOf(t, dsn)
+	config.SlotTimeout = 100 * time.Millisecond
+	w := &world{t: t, config: config}
+	w.conn = w.connect()
+	w.exec("BEGIN", "INSERT INTO t VALUES (1)")
+	pid := w.scalar("SELECT pg_backend_pid()")
+	_, _, err := postgres.EnsureSlot(t.Context(), config)
+	if !errors.Is(err, postgres.ErrTransient) || !strings.Contains(err.Error(), "process "+pid+" of postgres") {
+		t.Errorf("got %v, want ErrTransient naming process %s", err, pid)
+	}
+	w.exec("COMMIT")
+	config.SlotTimeout = 0
+	if _, created, err := postgres.EnsureSlot(t.Context(), config); err != nil || !created {
+		t.Errorf("created %v: %v", created, err)
+	}
 }
 
 // streamError reads until the stream fails.
