@@ -157,6 +157,9 @@ func (c *connection) run(ctx context.Context, d *deploy.Deploy) error {
 	defer notice.Stop()
 	for {
 		again, err := c.advance(ctx)
+		if err == errReplaced {
+			return c.end(err)
+		}
 		if err != nil {
 			return err
 		}
@@ -246,6 +249,13 @@ func (c *connection) advance(ctx context.Context) (again bool, err error) {
 		return false, fmt.Errorf("open snapshot: %w", err)
 	}
 	defer snap.Close()
+	// A deploy is replaced before the data of the one before it goes: whoever is not
+	// told so by now has a snapshot that still holds it.
+	select {
+	case <-c.replaced:
+		return false, errReplaced
+	default:
+	}
 	if at := snap.Checkpoint(); at.LSN > latest.LSN {
 		latest.LSN = at.LSN
 	}

@@ -293,8 +293,8 @@ func (b *backfill) wants(c *Chunk) bool {
 
 // current reports whether a chunk's table is in the version that the stream has.
 func (a *Applier) current(t *Table) bool {
-	known, ok := a.tables[t.ID]
-	return !ok || known != nil && known.Shape() == t.Shape()
+	had, known := a.tables[t.ID]
+	return !known || had.bound != nil && had.table.Shape() == t.Shape()
 }
 
 func (a *Applier) mergeRows(w *window, c *Chunk, lsn source.LSN, commit CommitFunc) error {

@@ -68,7 +68,7 @@ type Applier struct {
 	refetch Refetch
 	limits  Limits
 	eval    *Evaluator
-	tables  map[source.TableID]*Table // nil value: not read by any definition
+	tables  map[source.TableID]version
 	next    bucket.OpID
 	scratch Scratch
 
@@ -87,7 +87,7 @@ type Applier struct {
 func NewApplier(rows Rows, refetch Refetch, eval *Evaluator, next bucket.OpID, limits Limits) *Applier {
 	return &Applier{
 		rows: rows, refetch: refetch, limits: limits, eval: eval, next: next,
-		tables:   map[source.TableID]*Table{},
+		tables:   map[source.TableID]version{},
 		pending:  map[storage.RowRef]*storage.RowRecord{},
 		backfill: newBackfill(),
 	}
@@ -104,18 +104,26 @@ func (a *Applier) SetEvaluator(e *Evaluator, live func(storage.DefinitionID) boo
 // Bind makes t the current version of its table and returns its binding, nil if
 // no live definition reads it.
 func (a *Applier) Bind(t *source.Table) *Table {
-	if b, ok := a.tables[t.ID]; ok && (b == nil || b.Table == t) {
-		return b
+	had, known := a.tables[t.ID]
+	if known && had.table == t {
+		return had.bound
 	}
-	if had, ok := a.tables[t.ID]; ok && had != nil && had.Shape() != t.Shape() {
+	if known && had.table.Shape() != t.Shape() {
 		a.backfill.reshape(t.ID)
 	}
 	b := a.eval.Bind(t)
 	if b != nil && !t.Usable() {
 		a.problem(Problem{Table: t.QualifiedName(), Message: "has no primary key or other replica identity: its updates and deletes cannot be followed"})
 	}
-	a.tables[t.ID] = b
+	a.tables[t.ID] = version{t, b}
 	return b
+}
+
+// version is the version of a table that the stream has, and its binding, nil if
+// no live definition reads it.
+type version struct {
+	table *source.Table
+	bound *Table
 }
 
 // Pending reports whether anything waits for Flush.

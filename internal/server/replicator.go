@@ -48,6 +48,8 @@ type replicator struct {
 	// heartbeat is the interval of the marks that let the slot advance while nothing
 	// that concerns us happens on the source.
 	heartbeat time.Duration
+	// lookEvery is how often the source's catalog is looked at.
+	lookEvery time.Duration
 
 	state *state
 }
@@ -235,7 +237,10 @@ func (r *replicator) newFollower(ctx context.Context, c *conns, recovered storag
 	f.applier.Backfill(defs, set.tables, f.readers.reads)
 	run := strconv.FormatInt(time.Now().UnixNano(), 36)
 	f.backfill = newBackfiller(c, eval, run, r.log)
-	f.watch = newCatalogWatch(c, run, f.readers.all, f.applier.Tables(), set)
+	f.watch = &catalogWatch{
+		conns: c, run: run, every: r.lookEvery, heartbeat: r.heartbeat,
+		all: f.readers.all, held: f.applier.Tables(), seen: set.digest(), found: map[uint64]*tableSet{},
+	}
 	f.backfill.lookAgain = f.watch.again
 	for _, t := range set.tables {
 		f.backfill.want(t, f.applier)
@@ -473,19 +478,26 @@ func (f *follower) switchDeploy(commit replicate.CommitFunc) error {
 		}
 	}
 	s.record.State = storage.DeployServing
-	batch := &storage.Batch{Deploy: &s.record, Drop: s.drop, LSN: f.lsn, Publish: true}
-	if err := commit(batch); err != nil {
+	if err := commit(&storage.Batch{Deploy: &s.record, LSN: f.lsn, Publish: true}); err != nil {
 		return fmt.Errorf("switch deploy: %w", err)
 	}
+	drop := s.drop
 	s.current, s.next, s.switched, s.drop = s.next, nil, false, nil
 	eval := replicate.NewEvaluator(f.secret, s.current, nil)
 	f.readers = newReaders(s.current)
-	f.applier.SetEvaluator(eval, func(id storage.DefinitionID) bool { return s.current.Has(id) })
+	f.applier.SetEvaluator(eval, s.current.Has)
 	f.backfill.setEvaluator(eval)
 	f.watch.expect(f.readers.all, f.applier.Tables())
+	// Sessions must know that their deploy was replaced before its data goes.
 	f.deploys.set(s.current)
 	f.health.setServing()
 	f.log.Info("sync config is current", "deploy", s.record.ID, "streams", len(s.current.Plan.Streams), "definitions", len(s.current.IDs), "checkpoint", f.hub.Latest())
+	if len(drop) == 0 {
+		return nil
+	}
+	if err := commit(&storage.Batch{Drop: drop, LSN: f.lsn, Publish: true}); err != nil {
+		return fmt.Errorf("drop definitions of the former deploy: %w", err)
+	}
 	return nil
 }
 

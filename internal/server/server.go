@@ -53,6 +53,16 @@ func (e *SyncConfigError) Error() string {
 // serving began are of the configuration or the environment; a storage.ErrFailed
 // is a store that can no longer be written.
 func Run(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
+	listener, err := net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(cfg.Port)))
+	if err != nil {
+		return fmt.Errorf("listen on port %d: %w; end the program that uses the port, or set another port in %s", cfg.Port, err, cfg.File)
+	}
+	defer listener.Close()
+	return run(ctx, cfg, log, listener, catalogInterval)
+}
+
+// run is Run with what tests choose.
+func run(ctx context.Context, cfg *config.Config, log *slog.Logger, listener net.Listener, lookEvery time.Duration) error {
 	plan, diagnostics := streams.Compile(cfg.Sync.Source)
 	for _, d := range diagnostics {
 		if d.Severity == streams.Warning {
@@ -67,16 +77,13 @@ func Run(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 		return err
 	}
 	defer verifier.Close()
-	listener, err := net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(cfg.Port)))
-	if err != nil {
-		return fmt.Errorf("listen on port %d: %w; end the program that uses the port, or set another port in %s", cfg.Port, err, cfg.File)
-	}
-	defer listener.Close()
 	store, err := pebblestore.Open(ctx, pebblestore.Options{Dir: cfg.Storage.Path, Logger: log})
 	if err != nil {
 		return err
 	}
-	err = serve(ctx, &service{cfg: cfg, log: log, plan: plan, store: store, listener: listener, verifier: verifier, diagnostics: diagnostics})
+	err = serve(ctx, &service{
+		cfg: cfg, log: log, plan: plan, store: store, listener: listener, verifier: verifier, diagnostics: diagnostics, lookEvery: lookEvery,
+	})
 	if cerr := store.Close(); cerr != nil && err == nil {
 		err = fmt.Errorf("close storage: %w", cerr)
 	}
@@ -92,6 +99,7 @@ type service struct {
 	store       *pebblestore.Store
 	listener    net.Listener
 	verifier    *auth.Verifier
+	lookEvery   time.Duration
 }
 
 func serve(ctx context.Context, s *service) error {
@@ -127,7 +135,7 @@ func serve(ctx context.Context, s *service) error {
 	if s.plan != nil {
 		r := &replicator{
 			config: pg, plan: s.plan, text: s.cfg.Sync.Source.Text, store: s.store, hub: hub,
-			deploys: current, health: health, log: s.log, heartbeat: s.cfg.Connection.Heartbeat,
+			deploys: current, health: health, log: s.log, heartbeat: s.cfg.Connection.Heartbeat, lookEvery: s.lookEvery,
 		}
 		g.Go(func() error { return r.Run(gctx) })
 	}

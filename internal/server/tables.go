@@ -107,10 +107,13 @@ func (r *readers) reads(id storage.DefinitionID, t *source.Table) bool {
 
 // catalogWatch looks at the catalog now and then. What it finds new is handed over
 // at a mark in the stream, so that it is acted upon after every change that was
-// made before.
+// made before. By the same connection it writes the heartbeat, which lets the slot
+// advance, and shows that it does, while nothing happens on the source.
 type catalogWatch struct {
-	conns *conns
-	run   string
+	conns     *conns
+	run       string
+	every     time.Duration
+	heartbeat time.Duration
 
 	mu    sync.Mutex
 	all   []streams.TablePattern
@@ -118,10 +121,6 @@ type catalogWatch struct {
 	seen  string // digest of what was last handed over
 	last  uint64
 	found map[uint64]*tableSet
-}
-
-func newCatalogWatch(c *conns, run string, all []streams.TablePattern, held []source.TableID, now *tableSet) *catalogWatch {
-	return &catalogWatch{conns: c, run: run, all: all, held: held, seen: now.digest(), found: map[uint64]*tableSet{}}
 }
 
 // expect changes what is looked at.
@@ -148,37 +147,52 @@ func (w *catalogWatch) take(id uint64) *tableSet {
 }
 
 func (w *catalogWatch) Run(ctx context.Context) error {
-	tick := time.NewTicker(catalogInterval)
-	defer tick.Stop()
+	look := time.NewTicker(w.every)
+	defer look.Stop()
+	beat := time.NewTicker(w.heartbeat)
+	defer beat.Stop()
 	for {
 		select {
-		case <-tick.C:
+		case <-look.C:
+			if err := w.look(ctx); err != nil {
+				return err
+			}
+		case <-beat.C:
+			if err := w.mark(ctx, "heartbeat"); err != nil {
+				return err
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		w.mu.Lock()
-		all, held := w.all, w.held
-		w.mu.Unlock()
-		set, err := w.conns.readTables(ctx, all, held)
-		if err != nil {
-			return err
-		}
-		digest := set.digest()
-		w.mu.Lock()
-		news := digest != w.seen
-		if w.seen = digest; news {
-			w.last++
-			w.found[w.last] = set
-		}
-		id := w.last
-		w.mu.Unlock()
-		if !news {
-			continue
-		}
-		if _, err := postgres.Emit(ctx, w.conns.catalog, postgres.MessagePrefix, []byte("catalog "+w.run+" "+strconv.FormatUint(id, 10))); err != nil {
-			return err
-		}
 	}
+}
+
+func (w *catalogWatch) mark(ctx context.Context, content string) error {
+	_, err := postgres.Emit(ctx, w.conns.catalog, postgres.MessagePrefix, []byte(content))
+	return err
+}
+
+func (w *catalogWatch) look(ctx context.Context) error {
+	w.mu.Lock()
+	all, held := w.all, w.held
+	w.mu.Unlock()
+	set, err := w.conns.readTables(ctx, all, held)
+	if err != nil {
+		return err
+	}
+	digest := set.digest()
+	w.mu.Lock()
+	news := digest != w.seen
+	if w.seen = digest; news {
+		w.last++
+		w.found[w.last] = set
+	}
+	id := w.last
+	w.mu.Unlock()
+	if !news {
+		return nil
+	}
+	return w.mark(ctx, "catalog "+w.run+" "+strconv.FormatUint(id, 10))
 }
 
 // catalog acts on what the catalog says, at its place in the stream.

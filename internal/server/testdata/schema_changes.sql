@@ -1,0 +1,93 @@
+-- the beginning
+CREATE TABLE notes (id text PRIMARY KEY, body text, n integer);
+INSERT INTO notes VALUES ('a', 'one', 1), ('b', 'two', 2);
+CREATE TABLE logs_1 (id text PRIMARY KEY, line text);
+INSERT INTO logs_1 VALUES ('l1', 'first');
+CREATE TABLE parts (id text, day integer, PRIMARY KEY (id, day)) PARTITION BY RANGE (day);
+CREATE TABLE parts_a PARTITION OF parts FOR VALUES FROM (0) TO (10);
+INSERT INTO parts VALUES ('p1', 1);
+
+-- a column with a default, and nothing else happens
+ALTER TABLE notes ADD COLUMN extra text DEFAULT 'hi';
+
+-- a column with a default, and a change of one row
+ALTER TABLE notes ADD COLUMN more integer DEFAULT 7;
+UPDATE notes SET more = 8 WHERE id = 'a';
+
+-- a column renamed
+ALTER TABLE notes RENAME COLUMN body TO text;
+
+-- a column renamed, with changes before and after
+UPDATE notes SET n = 10 WHERE id = 'a';
+ALTER TABLE notes RENAME COLUMN text TO content;
+UPDATE notes SET n = 11 WHERE id = 'b';
+
+-- a column dropped
+ALTER TABLE notes DROP COLUMN extra;
+
+-- a column's type changed
+ALTER TABLE notes ALTER COLUMN n TYPE text USING 'number ' || n;
+
+-- a table that matches the wildcard, with rows
+CREATE TABLE logs_2 (id text PRIMARY KEY, line text);
+INSERT INTO logs_2 VALUES ('l2', 'second'), ('l3', 'third');
+
+-- a table that matches the wildcard, empty
+CREATE TABLE logs_3 (id text PRIMARY KEY, line text);
+
+-- that table gets its first row
+INSERT INTO logs_3 VALUES ('l4', 'fourth');
+
+-- a table dropped
+DROP TABLE logs_2;
+
+-- a table renamed away
+ALTER TABLE logs_1 RENAME TO archive_1;
+
+-- changes to a table renamed away, and one to another
+INSERT INTO archive_1 VALUES ('l5', 'unseen');
+INSERT INTO logs_3 VALUES ('l6', 'seen');
+
+-- a table renamed back
+ALTER TABLE archive_1 RENAME TO logs_1;
+
+-- a table dropped and created again with other columns
+DROP TABLE notes;
+CREATE TABLE notes (id text PRIMARY KEY, body text);
+INSERT INTO notes VALUES ('a', 'anew');
+
+-- a table dropped and created again in one transaction
+BEGIN;
+DROP TABLE notes;
+CREATE TABLE notes (id text PRIMARY KEY, body text, z integer);
+INSERT INTO notes VALUES ('a', 'anew', 1), ('c', 'fresh', 2);
+COMMIT;
+
+-- a partition attached with its rows
+CREATE TABLE parts_b (id text, day integer, PRIMARY KEY (id, day));
+INSERT INTO parts_b VALUES ('p2', 11), ('p3', 12);
+ALTER TABLE parts ATTACH PARTITION parts_b FOR VALUES FROM (10) TO (20);
+
+-- a row moved between partitions
+UPDATE parts SET day = 13 WHERE id = 'p1';
+
+-- a partition detached
+ALTER TABLE parts DETACH PARTITION parts_b;
+
+-- a partition attached again
+ALTER TABLE parts ATTACH PARTITION parts_b FOR VALUES FROM (10) TO (20);
+
+-- the replica identity changed to full
+ALTER TABLE notes REPLICA IDENTITY FULL;
+UPDATE notes SET z = 5 WHERE id = 'a';
+
+-- and back
+ALTER TABLE notes REPLICA IDENTITY DEFAULT;
+UPDATE notes SET z = 6 WHERE id = 'a';
+DELETE FROM notes WHERE id = 'c';
+
+-- the primary key changed
+ALTER TABLE notes DROP CONSTRAINT notes_pkey;
+ALTER TABLE notes ALTER COLUMN z SET NOT NULL;
+ALTER TABLE notes ADD PRIMARY KEY (z);
+UPDATE notes SET body = 'after' WHERE z = 6;
