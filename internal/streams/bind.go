@@ -182,7 +182,7 @@ func (b *binder) input(r *rowProgram, i int, schema, name string) expr.Node {
 	switch in.kind {
 	case inputColumn:
 		if c := b.column(in.name); c >= 0 {
-			return expr.Input{Index: b.slot[c]}
+			return inputNode(b.slot[c], in.kind)
 		}
 		return expr.Const{}
 	case inputTableName:
@@ -192,9 +192,9 @@ func (b *binder) input(r *rowProgram, i int, schema, name string) expr.Node {
 	case inputSchema:
 		return text(schema)
 	case inputEachKey:
-		return expr.Input{Index: len(b.wanted) + 2*in.index}
+		return inputNode(len(b.wanted)+2*in.index, in.kind)
 	}
-	return expr.Input{Index: len(b.wanted) + 2*in.index + 1}
+	return inputNode(len(b.wanted)+2*in.index+1, in.kind)
 }
 
 func (b *binder) program(d *definition, r *rowProgram, schema, name string) (boundProgram, error) {
@@ -318,7 +318,7 @@ func (b *binder) merge(o *rowOutput, translate func(expr.Node) expr.Node) []merg
 			if o.legacy && name[:min(1, len(name))] == "_" {
 				continue
 			}
-			add(name, expr.Input{Index: b.slot[i]}, true)
+			add(name, inputNode(b.slot[i], inputColumn), true)
 		}
 	}
 	// JavaScript puts names that are array indexes first, in their order.

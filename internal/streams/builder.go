@@ -198,7 +198,13 @@ func (b *builder) input(in input, p place) expr.Node {
 		b.places = append(b.places, p)
 		b.index[in] = i
 	}
-	return expr.Input{Index: i}
+	return inputNode(i, in.kind)
+}
+
+// inputNode reads input i. Columns of tables and of json_each are columns to SQLite;
+// what belongs to a request stands for a bound parameter.
+func inputNode(i int, kind inputKind) expr.Node {
+	return expr.Input{Index: i, Column: kind == inputColumn || kind == inputEachKey || kind == inputEachValue}
 }
 
 // newRelation counts an occurrence; it returns nil beyond the bound.

@@ -256,7 +256,7 @@ func mergeRows(rows []*rowProgram) []*rowProgram {
 		// The other program's inputs may be numbered otherwise.
 		filter := make([]expr.Node, len(r.filter))
 		for k, n := range r.filter {
-			filter[k] = replace(n, func(i int) expr.Node { return expr.Input{Index: m.inputOf(r.inputs[i])} })
+			filter[k] = replace(n, func(i int) expr.Node { return inputNode(m.inputOf(r.inputs[i]), r.inputs[i].kind) })
 		}
 		alternatives := []expr.Node{conjunction(m.filter), conjunction(filter)}
 		slices.SortFunc(alternatives, func(a, b expr.Node) int { return strings.Compare(m.text(a), m.text(b)) })
@@ -377,7 +377,7 @@ func (b *builder) output(q *sql.Select, s *scope, out *relation, columns []colum
 			}
 			node := replace(c.value.node, func(i int) expr.Node {
 				in := b.inputs[i]
-				return expr.Input{Index: rows.inputOf(rowInput{kind: in.kind, name: in.column, place: b.places[i]})}
+				return inputNode(rows.inputOf(rowInput{kind: in.kind, name: in.column, place: b.places[i]}), in.kind)
 			})
 			o.columns = append(o.columns, outputColumn{name: c.name, node: node})
 		}

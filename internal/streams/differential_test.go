@@ -237,7 +237,6 @@ type inScope struct {
 	alias   string
 	columns []string
 	arr     bool
-	derived bool // a subquery in FROM
 }
 
 func (w *world) name(prefix string) string {
@@ -245,14 +244,9 @@ func (w *world) name(prefix string) string {
 	return fmt.Sprintf("%s%d", prefix, w.names)
 }
 
-// column names a column. The plus sign makes SQLite take it as it takes a bound
-// parameter, which is what columns stand for here: without an affinity of its own.
 func (w *world) column(s inScope) both {
 	c := s.alias + "." + s.columns[w.IntN(len(s.columns))]
-	b := both{c, "+" + c}
-	if s.derived {
-		b = same(c) // which has the affinity of what it stands for
-	}
+	b := same(c)
 	// The engines differ in what a CAST does to a comparison.
 	if w.negations && w.IntN(8) == 0 {
 		b = b.with("CAST(%s AS " + []string{"TEXT", "INTEGER", "REAL", "NUMERIC"}[w.IntN(4)] + ")")
@@ -291,7 +285,7 @@ func (w *world) rowCondition(s inScope, depth int) both {
 	case 4:
 		if s.arr {
 			arr := s.alias + ".arr"
-			return both{c.ours + " IN " + arr, c.lite + " IN (SELECT +value FROM json_each(" + arr + "))"}
+			return both{c.ours + " IN " + arr, c.lite + " IN (SELECT value FROM json_each(" + arr + "))"}
 		}
 	case 5:
 		if w.negations {
@@ -327,11 +321,11 @@ func (w *world) condition(scope []inScope, depth int) both {
 		return w.parameter().with("%s = %s", w.constant())
 	case 4:
 		a := w.arrayParameter()
-		return both{x.ours + " IN " + a.ours, x.lite + " IN (SELECT +value FROM json_each(" + a.lite + "))"}
+		return both{x.ours + " IN " + a.ours, x.lite + " IN (SELECT value FROM json_each(" + a.lite + "))"}
 	case 5:
 		if s.arr {
 			p := w.parameter()
-			return both{p.ours + " IN " + s.alias + ".arr", p.lite + " IN (SELECT +value FROM json_each(" + s.alias + ".arr))"}
+			return both{p.ours + " IN " + s.alias + ".arr", p.lite + " IN (SELECT value FROM json_each(" + s.alias + ".arr))"}
 		}
 	case 6:
 		if s.arr {
@@ -352,7 +346,7 @@ func (w *world) condition(scope []inScope, depth int) both {
 		a := w.arrayParameter()
 		e := w.name("e")
 		inner := w.rowCondition(inScope{alias: e, columns: []string{"value"}}, 0)
-		return x.with("%s IN (SELECT %s FROM json_each(%s) AS %s WHERE %s)", both{e + ".value", "+" + e + ".value"}, a, same(e), inner)
+		return x.with("%s IN (SELECT %s FROM json_each(%s) AS %s WHERE %s)", same(e+".value"), a, same(e), inner)
 	case 12:
 		p, q := w.parameter(), w.constant()
 		return x.with("%s IN (%s, %s)", p, q)
@@ -396,7 +390,7 @@ func (w *world) query() both {
 			}
 		case 1:
 			sub, subFrom := w.table()
-			d := inScope{alias: w.name("d"), columns: []string{"x", "y"}, derived: true}
+			d := inScope{alias: w.name("d"), columns: []string{"x", "y"}}
 			from = from.with("%s JOIN (SELECT %[2]s AS x, %[3]s AS y FROM %[4]s WHERE %[5]s) AS %[6]s ON %[7]s = %[8]s",
 				w.column(sub), w.column(sub), subFrom, w.condition([]inScope{sub}, 1), same(d.alias), w.column(d), w.column(scope[w.IntN(len(scope))]))
 			scope = append(scope, d)

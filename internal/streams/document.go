@@ -306,7 +306,6 @@ type field struct {
 
 // fields reads a mapping of known keys: unknown and repeated ones are reported.
 func (d *document) fields(n *yaml.Node, stream, what string, known []field) {
-	seen := map[string]bool{}
 	d.entries(n, stream, what, func(key, value *yaml.Node) {
 		i := slices.IndexFunc(known, func(f field) bool { return f.name == key.Value })
 		if i < 0 {
@@ -327,10 +326,6 @@ func (d *document) fields(n *yaml.Node, stream, what string, known []field) {
 			d.reportNode(Error, key, stream, fmt.Sprintf("unknown key %q in %s", key.Value, what), hint)
 			return
 		}
-		if seen[key.Value] {
-			return // reported by entries
-		}
-		seen[key.Value] = true
 		known[i].read(key, value)
 	})
 }

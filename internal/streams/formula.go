@@ -250,6 +250,9 @@ func affine(n, other expr.Node) expr.Node {
 
 // affinity is what a CAST imposes: "numeric", "text" or "blob"; "" for anything else.
 func affinity(n expr.Node) string {
+	if in, ok := n.(expr.Input); ok && in.Column {
+		return "blob" // as a column without type has it
+	}
 	c, ok := n.(expr.Call)
 	if !ok {
 		return ""

@@ -66,14 +66,14 @@ func (pb *pathBuilder) node(n expr.Node, each []*relation) expr.Node {
 			if in.kind == inputEachValue {
 				k++
 			}
-			return expr.Input{Index: -1 - k} // resolved once all accessors are known
+			return inputNode(-1-k, in.kind) // resolved once all accessors are known
 		}
 		k := slices.Index(pb.p.accessors, in.accessor)
 		if k < 0 {
 			k = len(pb.p.accessors)
 			pb.p.accessors = append(pb.p.accessors, in.accessor)
 		}
-		return expr.Input{Index: k}
+		return inputNode(k, in.kind)
 	})
 }
 
@@ -97,9 +97,9 @@ func (p *path) finish() {
 	shift := func(n expr.Node) expr.Node {
 		return replace(n, func(i int) expr.Node {
 			if i < 0 {
-				i = len(p.accessors) - 1 - i
+				return inputNode(len(p.accessors)-1-i, inputEachValue)
 			}
-			return expr.Input{Index: i}
+			return inputNode(i, inputRequest)
 		})
 	}
 	for c := range p.components {

@@ -84,7 +84,7 @@ func (l *localizer) node(n expr.Node) expr.Node {
 			in.place = l.b.places[i]
 			l.inputs = append(l.inputs, in)
 		}
-		return expr.Input{Index: k}
+		return inputNode(k, l.inputs[k].kind)
 	})
 }
 

@@ -48,13 +48,13 @@ func (out *Output) reset(e *TableEval, row []source.Datum) {
 	out.Puts, out.Lookups, out.Errors = out.Puts[:0], out.Lookups[:0], out.Errors[:0]
 	s := &out.scratch
 	if s.owner != e {
-		*s = scratch{
-			owner: e, buf: s.buf, key: s.key, value: s.value,
-			values: make([]source.Value, len(e.slots)+e.eaches),
-			data:   make([][]byte, len(e.projections)), ready: make([]bool, len(e.projections)),
-			ids: make([]string, len(e.projections)), dataErr: make([]error, len(e.projections)),
-			recent: make([]string, len(e.programs)),
-		}
+		s.owner = e
+		s.values = sized(s.values, len(e.slots)+e.eaches)
+		s.data = sized(s.data, len(e.projections))
+		s.ready = sized(s.ready, len(e.projections))
+		s.ids = sized(s.ids, len(e.projections))
+		s.dataErr = sized(s.dataErr, len(e.projections))
+		s.recent = sized(s.recent, len(e.programs))
 	}
 	clear(s.ready)
 	s.errs = nil
@@ -62,6 +62,13 @@ func (out *Output) reset(e *TableEval, row []source.Datum) {
 	s.late = false
 	s.buf = s.buf[:0]
 	clear(s.seen)
+}
+
+// sized returns a slice of n zero values, in the memory of s if that is enough.
+func sized[T any](s []T, n int) []T {
+	s = slices.Grow(s[:0], n)[:n]
+	clear(s)
+	return s
 }
 
 func (e *TableEval) row(row []source.Datum, out *Output) {
