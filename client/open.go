@@ -1,0 +1,239 @@
+package client
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ncruces/go-sqlite3"
+	"github.com/ncruces/go-sqlite3/driver"
+
+	"github.com/millrace-sync/millrace/client/internal/local"
+)
+
+// Options sets what most apps leave as it is. The zero Options is what [Open] with
+// nil uses.
+type Options struct {
+	// Readers is the number of connections for reading; 0 means 5.
+	Readers int
+	// LockTimeout is how long a connection waits for another process that has
+	// locked the file; 0 means 30 s.
+	LockTimeout time.Duration
+	// CacheSize is the memory of one connection's page cache, in bytes; 0 means 50 MiB.
+	CacheSize int
+	// Logger gets what goes wrong and right in the background; nil is slog.Default.
+	Logger *slog.Logger
+}
+
+const (
+	defaultReaders     = 5
+	defaultLockTimeout = 30 * time.Second
+	defaultCacheSize   = 50 << 20
+)
+
+// DB is a local database. It is safe for concurrent use. Close it when done.
+type DB struct {
+	file    string
+	log     *slog.Logger
+	writer  *sql.DB
+	readers *sql.DB
+	changes hub
+
+	// conn is the writer's one connection; whoever holds it from the pool uses it.
+	conn *local.Conn
+
+	mu     sync.Mutex
+	schema Schema
+	closed bool
+}
+
+// Open opens the database in a file, creates it if there is none, and makes its
+// tables what the schema declares. Official clients can open the same file, though
+// not at the same time: no client hears of what another process writes.
+func Open(ctx context.Context, file string, schema Schema, opts *Options) (*DB, error) {
+	if err := schema.validate(); err != nil {
+		return nil, fmt.Errorf("open %s: %w", file, err)
+	}
+	o := Options{}
+	if opts != nil {
+		o = *opts
+	}
+	if o.Readers < 0 || o.LockTimeout < 0 || o.CacheSize < 0 {
+		return nil, fmt.Errorf("open %s: Readers, LockTimeout and CacheSize cannot be negative", file)
+	}
+	o.Readers = orDefault(o.Readers, defaultReaders)
+	o.LockTimeout = orDefault(o.LockTimeout, defaultLockTimeout)
+	o.CacheSize = orDefault(o.CacheSize, defaultCacheSize)
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	name, err := uri(file)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", file, err)
+	}
+	d := &DB{file: file, log: o.Logger}
+	d.writer, err = driver.Open(name+"?_txlock=immediate", func(c *sqlite3.Conn) error { return d.initWriter(c, &o) }, d.term)
+	if err == nil {
+		d.writer.SetMaxOpenConns(1)
+		d.writer.SetMaxIdleConns(1)
+		d.readers, err = driver.Open(name, func(c *sqlite3.Conn) error { return initReader(c, &o) })
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", file, errors.Join(err, d.closePools()))
+	}
+	d.readers.SetMaxOpenConns(o.Readers)
+	d.readers.SetMaxIdleConns(o.Readers)
+	if err := d.UpdateSchema(ctx, schema); err != nil {
+		return nil, fmt.Errorf("open %s: %w", file, errors.Join(err, d.closePools()))
+	}
+	return d, nil
+}
+
+func orDefault[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+// uri returns the name by which SQLite opens a file whatever its name contains.
+func uri(file string) (string, error) {
+	if file == "" || strings.HasPrefix(file, ":memory:") {
+		return "", errors.New("a file name is needed: databases in memory have no log, which watching needs")
+	}
+	abs, err := filepath.Abs(file)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.ToSlash(abs)
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + path
+	}
+	return "file:" + (&url.URL{Path: path}).EscapedPath(), nil
+}
+
+func (d *DB) initWriter(c *sqlite3.Conn, o *Options) error {
+	if err := c.BusyTimeout(o.LockTimeout); err != nil {
+		return err
+	}
+	lc, err := local.Attach(c)
+	if err != nil {
+		return err
+	}
+	if err := c.Exec(fmt.Sprintf(`
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+PRAGMA recursive_triggers = TRUE;
+PRAGMA cache_size = -%d`, o.CacheSize>>10)); err != nil {
+		return err
+	}
+	lc.Track(d.changes.publish)
+	d.conn = lc
+	return nil
+}
+
+func initReader(c *sqlite3.Conn, o *Options) error {
+	if err := c.BusyTimeout(o.LockTimeout); err != nil {
+		return err
+	}
+	if _, err := local.Attach(c); err != nil {
+		return err
+	}
+	return c.Exec(fmt.Sprintf(`PRAGMA query_only = TRUE; PRAGMA cache_size = -%d`, o.CacheSize>>10))
+}
+
+// term runs before the writer's connection closes.
+func (d *DB) term(*sqlite3.Conn) error { return d.conn.Detach() }
+
+// UpdateSchema makes the tables what schema declares. Queries that are running see
+// the old ones to their end.
+func (d *DB) UpdateSchema(ctx context.Context, schema Schema) error {
+	if err := schema.validate(); err != nil {
+		return fmt.Errorf("update the schema: %w", err)
+	}
+	err := d.exclusive(ctx, func(c *local.Conn) error {
+		if err := local.Migrate(c.Conn); err != nil {
+			return err
+		}
+		return schema.apply(c.Conn)
+	})
+	if err != nil {
+		return fmt.Errorf("update the schema: %w", err)
+	}
+	d.mu.Lock()
+	d.schema = schema
+	d.mu.Unlock()
+	return nil
+}
+
+// exclusive runs fn in a write transaction on the writer's connection, below
+// database/sql.
+func (d *DB) exclusive(ctx context.Context, fn func(*local.Conn) error) error {
+	conn, err := d.writer.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return conn.Raw(func(any) error {
+		c := d.conn
+		old := c.SetInterrupt(ctx)
+		defer c.SetInterrupt(old)
+		if err := c.Exec(`BEGIN IMMEDIATE`); err != nil {
+			return err
+		}
+		if err := fn(c); err != nil {
+			return errors.Join(err, rollback(c))
+		}
+		if err := c.Exec(`COMMIT`); err != nil {
+			return errors.Join(err, rollback(c))
+		}
+		return nil
+	})
+}
+
+// rollback ends a transaction, even one that was interrupted or that SQLite has
+// ended already.
+func rollback(c *local.Conn) error {
+	if c.GetAutocommit() {
+		return nil
+	}
+	old := c.SetInterrupt(context.Background())
+	defer c.SetInterrupt(old)
+	return c.Exec(`ROLLBACK`)
+}
+
+// Close stops everything that runs in the background, waits for it, and closes the file. Calls
+// that are running may fail; later ones do.
+func (d *DB) Close() error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return nil
+	}
+	d.closed = true
+	d.mu.Unlock()
+	d.changes.close()
+	if err := d.closePools(); err != nil {
+		return fmt.Errorf("close %s: %w", d.file, err)
+	}
+	return nil
+}
+
+// closePools closes the writer last, so that it is the one to remove the log.
+func (d *DB) closePools() error {
+	var err error
+	for _, pool := range []*sql.DB{d.readers, d.writer} {
+		if pool != nil {
+			err = errors.Join(err, pool.Close())
+		}
+	}
+	return err
+}
