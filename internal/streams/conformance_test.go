@@ -212,7 +212,8 @@ func TestConformanceLegacy(t *testing.T) {
 // TestConformanceInvalid checks that every query that must be rejected is, with the
 // place in the query and what to do instead.
 func TestConformanceInvalid(t *testing.T) {
-	for _, c := range readCases(t, "testdata/conformance/invalid.txt") {
+	cases := append(readCases(t, "testdata/conformance/invalid.txt"), readCases(t, "testdata/rejected.txt")...)
+	for _, c := range cases {
 		text := streamsConfig("", []streamCase{c})
 		p, diags := Compile(Source{File: "sync-config.yaml", Text: text})
 		if p != nil {
@@ -226,7 +227,7 @@ func TestConformanceInvalid(t *testing.T) {
 			if d.Hint == "" {
 				t.Errorf("%s: no hint:\n%s", c.name, d)
 			}
-			if !strings.Contains(d.Snippet, "SELECT") || d.Start.Column < strings.Index(d.Snippet, "SELECT") {
+			if i := strings.Index(d.Snippet, `- "`); i < 0 || d.Start.Column < i+4 {
 				t.Errorf("%s: not in the query:\n%s", c.name, d)
 			}
 		}

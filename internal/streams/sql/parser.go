@@ -63,6 +63,8 @@ func (p *parser) expected(what string) {
 	switch {
 	case t.kind == tokEnd:
 		p.syntax(t.Span, "the query ends where "+what+" was expected", "")
+	case t.kind == tokWord && clause[t.text]:
+		p.syntax(t.Span, fmt.Sprintf("found %s where %s was expected", upper(t.text), what), fmt.Sprintf("write %s before %s", what, upper(t.text)))
 	case t.kind == tokWord && reserved[t.text]:
 		p.syntax(t.Span, fmt.Sprintf("found the keyword %s where %s was expected", upper(t.text), what),
 			fmt.Sprintf(`to use it as a name, write it in double quotes: "%s"`, t.text))
@@ -413,6 +415,10 @@ var reserved = words("all analyse analyze and any array as asc asymmetric betwee
 	"exists extract false fetch for foreign from full grant group having ilike in initially inner intersect into is isnull join lateral leading left like",
 	"limit localtime localtimestamp natural not notnull null offset on only or order outer overlaps placing primary references returning right",
 	"row select session_user similar some symmetric table tablesample then to trailing true union unique user using variadic when where window with")
+
+// clause holds the words that begin or join parts of a query: before them something
+// is missing, rather than that they are meant as names.
+var clause = words("and as from full group having inner join left limit offset on or order right then union using where")
 
 // follows holds the words that may come after an item and are then no alias.
 var follows = words("set values limit offset over filter within escape at")

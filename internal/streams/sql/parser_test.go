@@ -26,7 +26,7 @@ func TestParseAccepts(t *testing.T) {
 
 func TestParseRejects(t *testing.T) {
 	for _, c := range []struct{ query, place, message string }{
-		{`SELECT id FROM WHERE`, `WHERE`, `keyword WHERE where a table was expected`},
+		{`SELECT id FROM WHERE`, `WHERE`, `found WHERE where a table was expected; write a table before WHERE`},
 		{`SELECT org_id, count(*) FROM users GROUP BY org_id`, `count(*)`, `no aggregates`},
 		{`SELECT * FROM users GROUP BY org_id`, `GROUP`, `GROUP BY`},
 		{`SELECT * FROM users LIMIT 1`, `LIMIT`, `LIMIT`},
@@ -45,7 +45,7 @@ func TestParseRejects(t *testing.T) {
 		{`SELECT a ILIKE b FROM users`, `ILIKE`, `ILIKE`},
 		{`WITH x AS (SELECT 1) SELECT * FROM x`, `WITH`, `WITH`},
 		{``, ``, `empty`},
-		{`SELECT (a FROM users`, `FROM`, `keyword FROM`},
+		{`SELECT (a FROM users`, `FROM`, `found FROM where`},
 		{`SELECT a FROM users)`, `)`, `closing parenthesis`},
 		{`SELECT a < b < c FROM users`, `<`, `chained`},
 		{"SELECT `a` FROM users", "`", `backquotes`},
