@@ -231,7 +231,7 @@ func validEscapes(s string, json5 bool) bool {
 			}
 		case j+1 >= len(s):
 			return false
-		case strings.IndexByte(`"\/bfnrt`, s[j+1]) >= 0:
+		case strings.IndexByte("\"\\/bfnrt\x00", s[j+1]) >= 0: // SQLite lets the NUL pass
 			j++
 		case s[j+1] == 'u':
 			if _, ok := hex4(s, j+2); !ok {

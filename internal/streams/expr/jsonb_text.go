@@ -201,7 +201,7 @@ func unescapeAll(s string) string {
 		}
 		r, n := unescape(s[i:])
 		if r != invalidEscape {
-			out = appendRune(out, r)
+			out = appendLoose(out, r)
 		}
 		i += n
 	}
@@ -217,12 +217,12 @@ func unescape(s string) (r rune, n int) {
 	}
 	switch c := s[1]; c {
 	case 'u':
-		r, ok := hex4(s, 2)
-		if !ok {
-			return invalidEscape, min(len(s), 6)
+		if len(s) < 6 {
+			return invalidEscape, len(s)
 		}
+		r := looseHex4(s[2:6])
 		if r&0xFC00 == 0xD800 && len(s) >= 12 && s[6] == '\\' && s[7] == 'u' {
-			if lo, ok := hex4(s, 8); ok && lo&0xFC00 == 0xDC00 {
+			if lo := looseHex4(s[8:12]); lo&0xFC00 == 0xDC00 {
 				return (r&0x3FF)<<10 + lo&0x3FF + 0x10000, 12
 			}
 		}
@@ -250,13 +250,23 @@ func unescape(s string) (r rune, n int) {
 		if len(s) < 4 {
 			return invalidEscape, len(s)
 		}
-		hi, _ := hexValue(s[2])
-		lo, _ := hexValue(s[3])
-		return rune(hi)<<4 | rune(lo), 4
+		return rune(looseHex(s[2])<<4 | looseHex(s[3])), 4
 	case 0xE2, '\r', '\n':
 		return joinLines(s)
 	}
 	return invalidEscape, 2
+}
+
+// looseHex is the value that SQLite gives a hexadecimal digit, or in damaged JSONB
+// any byte.
+func looseHex(c byte) byte { return (c + 9*(c>>6&1)) & 0xF }
+
+func looseHex4(s string) rune {
+	var r rune
+	for i := range 4 {
+		r = r<<4 | rune(looseHex(s[i]))
+	}
+	return r
 }
 
 func joinLines(s string) (r rune, n int) {
@@ -289,6 +299,14 @@ func joinLines(s string) (r rune, n int) {
 	}
 	r, n = readLoose(s[skip:])
 	return r, skip + n
+}
+
+// appendLoose appends what readLoose reads, surrogates and more than Unicode too.
+func appendLoose(b []byte, r rune) []byte {
+	if r <= 0x10FFFF {
+		return appendRune(b, r)
+	}
+	return append(b, byte(0xF0|r>>18), 0x80|byte(r>>12&0x3F), 0x80|byte(r>>6&0x3F), 0x80|byte(r&0x3F))
 }
 
 // readLoose reads a character as SQLite does, whether or not it is UTF-8.
