@@ -46,9 +46,10 @@ type Limits struct {
 	Bytes int // of row data
 }
 
-// DefaultLimits keeps a batch within a store's memory table and a commit within
-// some milliseconds.
-var DefaultLimits = Limits{Ops: 8000, Bytes: 4 << 20}
+// DefaultLimits lets most transactions be one batch:
+// a batch that is committed in parts costs the store an undo log. It takes up
+// to about 40 MB of memory while it is being applied.
+var DefaultLimits = Limits{Ops: 100_000, Bytes: 12 << 20}
 
 // Problem is something wrong with one row or one table, for operators. The rest
 // goes on.
