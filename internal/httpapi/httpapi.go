@@ -1,24 +1,26 @@
-// Package httpapi serves the sync protocol over HTTP: routes, streaming, limits,
-// probes. It holds the sockets and clocks of sessions; what they send is decided
-// by package session.
+// Package httpapi serves the sync protocol over HTTP and WebSocket: routes,
+// streaming, limits, probes. It holds the sockets and clocks of sessions; what they
+// send is decided by package session. The server package starts it.
+//
+// A driver carries one session. Where its lines go is a sink: a response's body
+// (stream.go) or a stream of RSocket payloads (socket.go).
 //
 // Invariants:
 //   - Every refusal has the documented status, code and body, and harms nobody else.
 //   - A stream holds no encoding buffer and no storage snapshot while it waits.
 //   - A client that does not read is cut off after writeTimeout; until then it costs
 //     one buffer.
+//   - Whatever a client does with one request, all that it waits for is bounded in
+//     number and in time.
 package httpapi
 
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"mime"
 	"net/http"
-	"strings"
+	"runtime"
 	"sync"
 	"time"
 
@@ -88,33 +90,48 @@ type Config struct {
 	WriteCheckpoints WriteCheckpoints
 	Health           Health
 	Limits           streams.Limits
-	// Connections bounds the open streams.
+	// Connections bounds the open streams. When most are taken, one user's share is
+	// bounded too.
 	Connections int
+	// Fetches bounds the sessions that read operations at once, apart from the first
+	// chunk of each checkpoint; 0 means as many as there are processors.
+	Fetches int
 	// Draining is closed when the process is to stop: streams end, requests get 503.
 	Draining <-chan struct{}
 	Log      *slog.Logger
 }
 
-// The bounds of a request and of a client's patience.
+// Bounds of requests other than streams: so many are served at once, so many wait.
 const (
-	maxBody      = 1 << 20
-	readTimeout  = 30 * time.Second // for a request's body
-	writeTimeout = 60 * time.Second // for one write to a client that does not read
+	checkpointsRunning = 1024
+	checkpointsQueued  = 4096
+	catchUpsRunning    = 1024 // each waits for up to catchUpTimeout
 )
 
 // Handler serves all routes.
 type Handler struct {
 	Config
-	slots   chan struct{} // one token for each open stream
-	buffers sync.Pool     // *[]byte
+	places      *places
+	checkpoints *lane
+	catchUps    *lane
+	fetches     chan struct{} // one token for each session that reads
+	chunks      *chunkCache
+	buffers     sync.Pool // *[]byte
 }
 
 // New returns a Handler.
 func New(c Config) *Handler {
+	if c.Fetches == 0 {
+		c.Fetches = runtime.GOMAXPROCS(0)
+	}
 	return &Handler{
-		Config:  c,
-		slots:   make(chan struct{}, c.Connections),
-		buffers: sync.Pool{New: func() any { return new([]byte) }},
+		Config:      c,
+		places:      newPlaces(c.Connections),
+		checkpoints: newLane(checkpointsRunning, checkpointsQueued),
+		catchUps:    newLane(catchUpsRunning, 0),
+		fetches:     make(chan struct{}, c.Fetches),
+		chunks:      newChunkCache(chunkCacheBytes),
+		buffers:     sync.Pool{New: func() any { return new([]byte) }},
 	}
 }
 
@@ -143,13 +160,19 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	default:
 	}
+	if isUpgrade(r) {
+		h.socket(w, r)
+		return
+	}
 	switch route := r.Method + " " + r.URL.Path; route {
 	case "POST /sync/stream":
 		h.stream(w, r)
 	case "GET /write-checkpoint2.json":
-		h.writeCheckpoint(w, r)
+		h.checkpoints.do(h, w, r, h.writeCheckpoint)
+	case "GET /write-checkpoint.json":
+		h.catchUps.do(h, w, r, h.catchUp)
 	case "POST /sync/checkpoint-request":
-		h.checkpointRequest(w, r)
+		h.checkpoints.do(h, w, r, h.checkpointRequest)
 	default:
 		e := protocol.Errorf(protocol.RouteNotFound, "The path does not exist on this server")
 		e.Details = fmt.Sprintf("The path %s was not found for method %s", r.URL.Path, r.Method)
@@ -214,82 +237,4 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 			"reason", err, "user_agent", userAgent(r))
 	}
 	reply(w, e.Status, e.AppendJSON(nil))
-}
-
-func userAgent(r *http.Request) string {
-	if a := r.Header.Get("X-User-Agent"); a != "" {
-		return a
-	}
-	return r.UserAgent()
-}
-
-// body reads a request's body within its limits.
-func body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	if kind := r.Header.Get("Content-Type"); kind != "" {
-		switch media, _, _ := mime.ParseMediaType(kind); media {
-		case "application/json", "text/plain":
-		default:
-			return nil, protocol.Errorf(protocol.BodyTypeUnsupported, "Unsupported Media Type: %s; send application/json", kind)
-		}
-	}
-	rc := http.NewResponseController(w)
-	// Errors mean that the server cannot set deadlines, as in tests.
-	_ = rc.SetReadDeadline(time.Now().Add(readTimeout))
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		// The deadline stays, or the server would wait for the rest of the body.
-		w.Header().Set("Connection", "close")
-		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return nil, protocol.Errorf(protocol.BodyTooLarge, "Request body is too large: the limit is %d bytes", maxBody)
-		}
-		return nil, protocol.Errorf(protocol.BodyNotJSON, "Request body could not be read: %v", err)
-	}
-	_ = rc.SetReadDeadline(time.Time{})
-	return b, nil
-}
-
-func (h *Handler) writeCheckpoint(w http.ResponseWriter, r *http.Request) {
-	claims, err := h.Verifier.Verify(r.Context(), r.Header.Get("Authorization"))
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	id, err := h.WriteCheckpoints.Request(r.Context(), userKey(claims, r.URL.Query().Get("client_id")), 0)
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	reply(w, http.StatusOK, protocol.AppendWriteCheckpoint(nil, id))
-}
-
-func (h *Handler) checkpointRequest(w http.ResponseWriter, r *http.Request) {
-	b, err := body(w, r)
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	req, err := protocol.DecodeCheckpointRequest(b)
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	claims, err := h.Verifier.Verify(r.Context(), r.Header.Get("Authorization"))
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	id, err := h.WriteCheckpoints.Request(r.Context(), userKey(claims, req.ClientID), req.ID)
-	if err != nil {
-		h.fail(w, r, err)
-		return
-	}
-	reply(w, http.StatusOK, protocol.AppendCheckpointRequested(nil, id))
-}
-
-// userKey names whom a write checkpoint belongs to: the user, or the user's client.
-func userKey(c *auth.Claims, clientID string) string {
-	if clientID == "" {
-		return c.Subject
-	}
-	return strings.Join([]string{c.Subject, clientID}, "/")
 }

@@ -2,10 +2,12 @@ package httpapi_test
 
 import (
 	"bufio"
+	"compress/gzip"
 	"context"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -259,6 +261,72 @@ func TestSlowBody(t *testing.T) {
 		defer resp.Body.Close()
 		if resp.StatusCode != 400 || time.Since(start) != 30*time.Second {
 			t.Errorf("status %d after %s", resp.StatusCode, time.Since(start))
+		}
+	})
+}
+
+// Compressed lines arrive as soon as they are sent, and the body ends in order.
+func TestGzip(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service, client *http.Client) {
+		s.commit("ann", 3000, strings.Repeat("x", 100))
+		req, err := http.NewRequest("POST", "http://test/sync/stream", strings.NewReader(`{"raw_data":true}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Token "+token(nil))
+		req.Header.Set("Accept-Encoding", "gzip, deflate")
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if got := resp.Header.Get("Content-Encoding"); got != "gzip" {
+			t.Fatalf("content encoding %q", got)
+		}
+		z, err := gzip.NewReader(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := &lines{t, resp, bufio.NewReader(z)}
+		l.want(`{"checkpoint":`, `{"data":`, `{"data":`, `{"data":`, `{"checkpoint_complete":`)
+		s.commit("ann", 1, "a")
+		l.want(`{"checkpoint_diff":`, `{"data":`, `{"checkpoint_complete":`)
+		close(s.drain)
+		l.want("error: EOF")
+	})
+}
+
+// A client that knows no write checkpoints waits for what it uploaded.
+func TestCatchUp(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service, client *http.Client) {
+		s.commit("ann", 7, "")
+		get := func() *httptest.ResponseRecorder {
+			return s.call("GET", "/write-checkpoint.json", "", "Authorization", "Token "+token(nil))
+		}
+		if w := get(); w.Code != 200 || w.Body.String() != `{"data":{"checkpoint":"7"}}` {
+			t.Errorf("status %d, %s", w.Code, w.Body)
+		}
+		s.lag = 2
+		answers := make(chan *httptest.ResponseRecorder)
+		go func() { answers <- get() }()
+		synctest.Wait()
+		s.commit("ann", 1, "")
+		synctest.Wait()
+		select {
+		case <-answers:
+			t.Error("answered too early")
+		default:
+		}
+		s.commit("ann", 1, "")
+		if w := <-answers; w.Code != 200 || w.Body.String() != `{"data":{"checkpoint":"9"}}` {
+			t.Errorf("status %d, %s", w.Code, w.Body)
+		}
+		start := time.Now()
+		if got := refused(t, get()); got.Status != 500 || time.Since(start) != 50*time.Second {
+			t.Errorf("after %s: %+v", time.Since(start), got)
+		}
+		if got := refused(t, s.call("GET", "/write-checkpoint.json", "")); got.Status != 401 {
+			t.Errorf("got %+v", got)
 		}
 	})
 }

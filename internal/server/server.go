@@ -122,7 +122,7 @@ func serve(ctx context.Context, s *service) error {
 	draining := make(chan struct{})
 	handler := httpapi.New(httpapi.Config{
 		Verifier: s.verifier, Store: snapshots{s.store}, Hub: hub, Deploys: current, WriteCheckpoints: checkpoints, Health: health,
-		Limits: limits(s.cfg), Connections: connections(s.cfg), Draining: draining, Log: s.log,
+		Limits: limits(s.cfg), Connections: connections(s.cfg), Fetches: s.cfg.API.Limits.DataFetches, Draining: draining, Log: s.log,
 	})
 	web := &http.Server{
 		Handler: handler, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,

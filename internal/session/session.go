@@ -42,6 +42,32 @@ type View interface {
 	Lookup(key storage.LookupKey, yield func(values []byte) error) error
 }
 
+// Chunks shares encoded data lines between the sessions of one store. Implementations
+// are safe for concurrent use, and may forget whatever they like.
+type Chunks interface {
+	// Get returns a line that a session has put. The line must not be changed.
+	Get(ChunkKey) (EncodedChunk, bool)
+	// Put offers a line, which is the caller's again when it returns.
+	Put(ChunkKey, EncodedChunk)
+}
+
+// ChunkKey says what a data line holds: the first of a bucket's operations after
+// After and up to Until, as many as fit in a line. Lines of equal keys may differ if
+// the bucket was compacted between them; either serves.
+type ChunkKey struct {
+	Bucket       storage.BucketKey
+	After, Until bucket.OpID
+	Codec        protocol.Codec
+}
+
+// EncodedChunk is a data line, and what it does to a session.
+type EncodedChunk struct {
+	Line []byte
+	Ops  int
+	Next bucket.OpID // sent up to here
+	More bool
+}
+
 // A data line holds at most chunkOps operations and is ended at chunkBytes; one
 // call of Chunk appends lines until batchBytes or one of those limits is reached.
 const (
@@ -59,6 +85,8 @@ type Config struct {
 	Positions map[string]bucket.OpID
 	Codec     protocol.Codec
 	Limits    streams.Limits
+	// Chunks is asked for data lines before they are read; nil if nothing is shared.
+	Chunks Chunks
 }
 
 // Session is one client's connection. It is used by one goroutine.
@@ -348,7 +376,14 @@ func (s *Session) completePriority(dst []byte, priority int) []byte {
 
 // data appends one data line of a bucket.
 func (s *Session) data(dst []byte, v View, e *entry) (out []byte, ops int, more bool, err error) {
-	c := s.config.Codec
+	shared, c := s.config.Chunks, s.config.Codec
+	key := ChunkKey{Bucket: e.key, After: e.after, Until: e.state.Last, Codec: c}
+	if shared != nil {
+		if chunk, ok := shared.Get(key); ok {
+			e.after = chunk.Next
+			return append(dst, chunk.Line...), chunk.Ops, chunk.More, nil
+		}
+	}
 	start := len(dst)
 	dst, mark := c.BeginData(dst, e.name, uint64(e.after))
 	last := e.after
@@ -379,7 +414,11 @@ func (s *Session) data(dst []byte, v View, e *entry) (out []byte, ops int, more 
 	if ops == 0 {
 		return dst[:start], 0, false, nil // all of them were compacted away
 	}
-	return c.EndData(dst, mark, more, uint64(last)), ops, more, nil
+	dst = c.EndData(dst, mark, more, uint64(last))
+	if shared != nil {
+		shared.Put(key, EncodedChunk{Line: dst[start:], Ops: ops, Next: e.after, More: more})
+	}
+	return dst, ops, more, nil
 }
 
 // Sending reports whether a checkpoint is announced and not completed.

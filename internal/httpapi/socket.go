@@ -1,0 +1,7 @@
+package httpapi
+
+import "net/http"
+
+func isUpgrade(*http.Request) bool { return false }
+
+func (h *Handler) socket(http.ResponseWriter, *http.Request) {}
