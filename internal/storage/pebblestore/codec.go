@@ -174,8 +174,6 @@ func (d *opDecoder) intern(b []byte) string {
 	return unsafe.String(&d.chunk[n], len(b))
 }
 
-const stateMaxLen = 8 + 4 + 2*binary.MaxVarintLen64
-
 func appendState(dst []byte, s bucket.State) []byte {
 	dst = binary.BigEndian.AppendUint64(dst, uint64(s.Last))
 	dst = binary.BigEndian.AppendUint32(dst, uint32(s.Checksum))

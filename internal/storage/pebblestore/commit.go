@@ -301,11 +301,8 @@ func (w *writer) adopt(b *storage.Batch) {
 	for i := range b.Definitions {
 		w.defs[b.Definitions[i].ID] = struct{}{}
 	}
-	if len(b.Drop) > 0 {
-		w.states.clear()
-		for _, id := range b.Drop {
-			delete(w.defs, id)
-		}
+	for _, id := range b.Drop {
+		delete(w.defs, id)
 	}
 	if b.Publish {
 		w.checkpoint = storage.Checkpoint{Op: w.lastOp, LSN: b.LSN}

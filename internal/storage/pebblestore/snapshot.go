@@ -35,8 +35,15 @@ func (s *Store) publish(c storage.Checkpoint, changed bool) {
 		s.views[fresh] = struct{}{}
 	}
 	s.mu.Unlock()
-	if old != nil {
-		_ = old.Close()
+	s.release(old)
+}
+
+// release closes a Pebble snapshot that nobody reads, if any. That may start a
+// compaction, and so wait for a write that has failed: hence the guard, whose
+// error concerns the next write and not the reader.
+func (s *Store) release(snap *pebble.Snapshot) {
+	if snap != nil {
+		_ = s.health.guard(snap.Close)
 	}
 }
 
@@ -90,9 +97,7 @@ func (sn *Snapshot) Close() {
 		defer s.end()
 	}
 	s.mu.Unlock()
-	if old != nil {
-		_ = old.Close()
-	}
+	s.release(old)
 }
 
 // begin marks a read as under way and returns what to read from; Store.end must follow.

@@ -306,7 +306,6 @@ func (s *Store) recover(ctx context.Context) error {
 	if w.checkpoint, err = decodeCheckpoint(value); err != nil {
 		return err
 	}
-	w.lastOp = w.checkpoint.Op
 	s.durable.Store(uint64(w.checkpoint.LSN))
 
 	if err := s.rollback(ctx); err != nil {
