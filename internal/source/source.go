@@ -232,7 +232,7 @@ type Change struct {
 type Txn struct {
 	XID XID
 	// Commit is the position right after the commit record: once everything up to
-	// it is durable here, it may be confirmed to the source.
+	// it is durable here, it may be confirmed to the source. 0 with More.
 	Commit LSN
 	// Changes are in the order in which they were made.
 	Changes []Change
