@@ -115,7 +115,7 @@ func TestSyncConfigCommands(t *testing.T) {
 		{"validate -c good.yaml", 1, []string{"the environment variable PS_SOURCE is not set", "millrace: 6 mistakes\n"}},
 		{"plan --sync-config streams-bad.yaml", 1, append(mistakes, "millrace: 3 mistakes\n")},
 		{"plan --sync-config streams.yaml", 0,
-			[]string{"stream greetings: subscribed automatically, priority 3\n", "buckets greetings|0: reads public.greeting, hash "}},
+			[]string{"stream greetings: priority 3, subscribed by default\n", "  bucket greetings|0 [auth.user_id()]\n", "    rows of public.greeting where owner = auth.user_id()\n"}},
 	} {
 		stdout, stderr, code := millrace(t, nil, strings.Fields(c.args)...)
 		if code != c.code {

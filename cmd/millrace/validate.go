@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/millrace-sync/millrace/internal/config"
+	"github.com/millrace-sync/millrace/internal/server"
 	"github.com/millrace-sync/millrace/internal/streams"
 )
 
@@ -14,12 +15,14 @@ type validateCmd struct {
 	configFlags
 }
 
-// Run prints every mistake and hint; it fails if there is a mistake.
+// Run prints every mistake and hint; it fails if there is a mistake. With a
+// configuration it asks the source database too.
 func (c *validateCmd) Run(p *process) error {
 	var problems config.Problems
 	var source *streams.Source
+	var cfg *config.Config
 	if c.given() || c.SyncConfig == "" {
-		cfg, warnings, err := c.load(p)
+		loaded, warnings, err := c.load(p)
 		var invalid *config.Invalid
 		switch {
 		case errors.As(err, &invalid):
@@ -27,7 +30,7 @@ func (c *validateCmd) Run(p *process) error {
 		case err != nil:
 			return err
 		default:
-			problems, source = warnings, &cfg.Sync.Source
+			problems, source, cfg = warnings, &loaded.Sync.Source, loaded
 		}
 	}
 	if c.SyncConfig != "" {
@@ -38,17 +41,34 @@ func (c *validateCmd) Run(p *process) error {
 		source = &src
 	}
 	summary := ""
+	var report server.Report
 	if source != nil {
 		plan, diagnostics := streams.Compile(*source)
 		problems = append(problems, asProblems(diagnostics)...)
 		if plan != nil {
 			summary = fmt.Sprintf("%s: %s, %s", source.File, count(len(plan.Streams), "stream"), count(len(plan.Definitions), "definition"))
 		}
+		if plan != nil && cfg != nil {
+			ctx, stop := p.notify()
+			defer stop()
+			found, err := server.CheckSource(ctx, cfg, plan)
+			if err != nil {
+				return err
+			}
+			report = *found
+			problems = append(problems, asProblems(report.Diagnostics)...)
+		}
 	}
 	if len(problems) > 0 {
 		fmt.Fprintln(p.err, problems)
 	}
-	if n := problems.Errors(); n > 0 {
+	for _, w := range report.Warnings {
+		fmt.Fprintln(p.err, "warning:", w)
+	}
+	for _, m := range report.Mistakes {
+		fmt.Fprintln(p.err, "error:", m)
+	}
+	if n := problems.Errors() + len(report.Mistakes); n > 0 {
 		return errors.New(count(n, "mistake"))
 	}
 	_, err := fmt.Fprintf(p.out, "%s: no mistakes\n", summary)
