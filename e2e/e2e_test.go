@@ -61,8 +61,15 @@ func buildAndRun(m *testing.M) int {
 // newStack prepares an app of the test's own, which stops with the test.
 func newStack(t *testing.T) *demo.Stack {
 	t.Helper()
+	dir := t.TempDir()
+	// Run by root, Postgres lives outside: it cannot enter a test's folder.
+	t.Cleanup(func() {
+		if err := demo.Remove(dir); err != nil {
+			t.Error(err)
+		}
+	})
 	s, err := demo.New(t.Context(), demo.Config{
-		Dir:      t.TempDir(),
+		Dir:      dir,
 		Millrace: filepath.Join(bin, "millrace"),
 		Backend:  filepath.Join(bin, "notes-backend"),
 		Terminal: terminal,
