@@ -15,6 +15,7 @@ export class Screen {
   #message = '';
   #input = null; // {label, text, submit} while a text is typed
   #online = true;
+  #shown = false;
   #quit;
 
   constructor(notes, user) {
@@ -39,6 +40,7 @@ export class Screen {
     process.stdin.on('keypress', onKey);
     process.stdout.on('resize', onResize);
     process.stdout.write('\x1b[?1049h\x1b[?25l');
+    this.#shown = true;
     try {
       this.#notes.watchStatus((status) => {
         this.#status = status;
@@ -51,6 +53,7 @@ export class Screen {
       this.#notes.connect();
       await done;
     } finally {
+      this.#shown = false;
       process.stdin.off('keypress', onKey);
       process.stdout.off('resize', onResize);
       process.stdin.setRawMode(false);
@@ -64,6 +67,7 @@ export class Screen {
   }
 
   async #refresh() {
+    if (!this.#shown) return;
     this.#queued = (await this.#notes.state()).queued;
     this.#draw();
   }
@@ -116,6 +120,7 @@ export class Screen {
   }
 
   #draw() {
+    if (!this.#shown) return; // a late change must not write on what is no longer ours
     const { rows: height = 24, columns: width = 80 } = process.stdout;
     this.#selected = Math.max(0, Math.min(this.#selected, this.#rows.length - 1));
     const room = Math.max(1, height - 5);
