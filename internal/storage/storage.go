@@ -160,6 +160,9 @@ type Deploy struct {
 	ID uint64
 	// SyncConfig is the text as it was deployed.
 	SyncConfig string
+	// Source identifies the database that the data is of. Positions and table ids
+	// mean nothing in another one.
+	Source string
 	// Definitions are what its plan consists of, in the plan's order.
 	Definitions []DefinitionID
 	State       DeployState

@@ -133,7 +133,8 @@ type opDecoder struct {
 	objectType string // of the op before, which mostly is the same
 }
 
-const chunkLen = 4 << 10
+// Chunks grow, as most reads are of a few ops.
+const minChunkLen, maxChunkLen = 128, 4 << 10
 
 // decode fills op, but for its ID, from value, whose bytes op.Data shares.
 func (d *opDecoder) decode(op *bucket.Op, value []byte) error {
@@ -163,11 +164,11 @@ func (d *opDecoder) intern(b []byte) string {
 	if len(b) == 0 {
 		return ""
 	}
-	if len(b) > chunkLen/8 {
+	if len(b) > minChunkLen {
 		return string(b)
 	}
 	if cap(d.chunk)-len(d.chunk) < len(b) {
-		d.chunk = make([]byte, 0, chunkLen)
+		d.chunk = make([]byte, 0, max(minChunkLen, min(2*cap(d.chunk), maxChunkLen)))
 	}
 	n := len(d.chunk)
 	d.chunk = append(d.chunk, b...)
@@ -324,6 +325,7 @@ func decodeDefinition(id storage.DefinitionID, value []byte) (storage.Definition
 func appendDeploy(dst []byte, d *storage.Deploy) []byte {
 	dst = append(dst, byte(d.State))
 	dst = appendText(dst, d.SyncConfig)
+	dst = appendText(dst, d.Source)
 	dst = binary.AppendUvarint(dst, uint64(len(d.Definitions)))
 	for _, id := range d.Definitions {
 		dst = binary.AppendUvarint(dst, uint64(id))
@@ -333,7 +335,7 @@ func appendDeploy(dst []byte, d *storage.Deploy) []byte {
 
 func decodeDeploy(id uint64, value []byte) (storage.Deploy, error) {
 	r := decoder{rest: value}
-	d := storage.Deploy{ID: id, State: storage.DeployState(r.u8()), SyncConfig: r.str()}
+	d := storage.Deploy{ID: id, State: storage.DeployState(r.u8()), SyncConfig: r.str(), Source: r.str()}
 	if n := r.count(); n > 0 {
 		d.Definitions = make([]storage.DefinitionID, n)
 	}

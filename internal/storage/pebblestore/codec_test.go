@@ -49,7 +49,7 @@ var samples = []struct {
 		{Table: 1, After: []string{}, Done: true},
 		{Table: 2},
 	}}},
-	{"deploy", storage.Deploy{ID: 9, SyncConfig: "streams: {}", Definitions: []storage.DefinitionID{3, 200}, State: storage.DeployServing}},
+	{"deploy", storage.Deploy{ID: 9, SyncConfig: "streams: {}", Source: "7/16384", Definitions: []storage.DefinitionID{3, 200}, State: storage.DeployServing}},
 	{"write checkpoint", storage.WriteCheckpoint{ID: 5, LSN: 0x16B374D848}},
 	{"checkpoint", storage.Checkpoint{Op: 77, LSN: 88}},
 }

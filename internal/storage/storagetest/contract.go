@@ -415,7 +415,7 @@ func definitionIDsAreNotReused(t *tester) {
 
 func deploysReplaceEachOther(t *tester) {
 	t.define(1, 2)
-	one := storage.Deploy{ID: 1, SyncConfig: "one: é\x00", Definitions: []storage.DefinitionID{1}, State: storage.DeployServing}
+	one := storage.Deploy{ID: 1, SyncConfig: "one: é\x00", Source: "system/1", Definitions: []storage.DefinitionID{1}, State: storage.DeployServing}
 	two := storage.Deploy{ID: 2, SyncConfig: "two", Definitions: []storage.DefinitionID{2, 1}, State: storage.DeployPending}
 	t.commit(&storage.Batch{Publish: true, Deploy: &one})
 	t.commit(&storage.Batch{Publish: true, Deploy: &two})
