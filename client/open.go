@@ -46,8 +46,10 @@ type DB struct {
 	readers *sql.DB
 	changes hub
 
-	// conn is the writer's one connection; whoever holds it from the pool uses it.
-	conn *local.Conn
+	// conn is the writer's one connection, and store the engine's view of it; whoever
+	// holds it from the pool uses them.
+	conn  *local.Conn
+	store *store
 
 	mu     sync.Mutex
 	schema Schema
@@ -136,7 +138,7 @@ PRAGMA cache_size = -%d`, o.CacheSize>>10)); err != nil {
 		return err
 	}
 	lc.Track(d.changes.publish)
-	d.conn = lc
+	d.conn, d.store = lc, newStore(lc)
 	return nil
 }
 
@@ -151,7 +153,7 @@ func initReader(c *sqlite3.Conn, o *Options) error {
 }
 
 // term runs before the writer's connection closes.
-func (d *DB) term(*sqlite3.Conn) error { return d.conn.Detach() }
+func (d *DB) term(*sqlite3.Conn) error { return errors.Join(d.store.close(), d.conn.Detach()) }
 
 // UpdateSchema makes the tables what schema declares. Queries that are running see
 // the old ones to their end.

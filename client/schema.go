@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/millrace-sync/millrace/client/internal/engine"
 )
 
 // Schema declares the tables of a database. The service sends rows of any shape;
@@ -226,4 +228,20 @@ func (t *Table) validate(mistake func(string, ...any)) {
 			}
 		}
 	}
+}
+
+// raw returns the raw tables as the sync engine takes them.
+func (s *Schema) raw() []engine.RawTable {
+	statement := func(s Statement) engine.Statement {
+		e := engine.Statement{SQL: s.SQL}
+		for _, p := range s.Params {
+			e.Params = append(e.Params, engine.Param{ID: p.kind == paramID, Rest: p.kind == paramRest, Column: p.column})
+		}
+		return e
+	}
+	tables := make([]engine.RawTable, len(s.RawTables))
+	for i, r := range s.RawTables {
+		tables[i] = engine.RawTable{Name: r.Name, Put: statement(r.Put), Delete: statement(r.Delete)}
+	}
+	return tables
 }
