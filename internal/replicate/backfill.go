@@ -64,8 +64,9 @@ func newBackfill() backfill { return backfill{windows: map[uint64]*window{}} }
 type Chunk struct {
 	Table *Table
 	Rows  []*Row
-	// Unseen are the transactions that had begun and were not visible to the
-	// chunk's snapshot; Next is the first that had not begun.
+	// Unseen and Next say which transactions the chunk's snapshot did not see: those
+	// listed, and all from Next on. Next follows the last that had completed, so
+	// transactions from there on may well have begun, and even be in the log.
 	Unseen []source.XID
 	Next   source.XID
 	// After and Last are the identities of the row before the first and of the last
@@ -73,6 +74,12 @@ type Chunk struct {
 	// rows follow.
 	After, Last []string
 	Done        bool
+}
+
+// sees reports whether the chunk's snapshot saw a transaction, which must be one of
+// the last two billion.
+func (c *Chunk) sees(xid source.XID) bool {
+	return int32(xid-c.Next) < 0 && !slices.Contains(c.Unseen, xid)
 }
 
 // Backfill sets the live definitions, as stored, and the tables that there are.
@@ -270,8 +277,8 @@ func (b *backfill) spoilt(w *window, c *Chunk) string {
 	case w.reshaped:
 		return "the table was altered between its watermarks"
 	}
-	for n := w.opened; n > 0 && n+recentTxns > w.opened && len(c.Unseen) > 0; n-- {
-		if slices.Contains(c.Unseen, b.recent[(n-1)%recentTxns]) {
+	for n := w.opened; n > 0 && n+recentTxns > w.opened; n-- {
+		if !c.sees(b.recent[(n-1)%recentTxns]) {
 			return "a transaction before its low watermark was not yet visible to it"
 		}
 	}
@@ -357,10 +364,7 @@ func (a *Applier) replaceWholeRows(w *window, c *Chunk, commit CommitFunc) error
 			return err
 		}
 	}
-	unseen := func(xid source.XID) bool {
-		return int32(xid-c.Next) >= 0 || slices.Contains(c.Unseen, xid)
-	}
-	return a.applyWaiting(w, unseen, commit)
+	return a.applyWaiting(w, func(xid source.XID) bool { return !c.sees(xid) }, commit)
 }
 
 func (a *Applier) applyWaiting(w *window, unseen func(source.XID) bool, commit CommitFunc) error {

@@ -50,7 +50,8 @@ type state struct {
 	record   storage.Deploy // of next
 	new      []storage.Definition
 	drop     []storage.DefinitionID
-	switched bool // the switch to next is still to be committed
+	switched bool   // the switch to next is still to be committed
+	source   string // the database that what is stored is of; "" if nothing is
 }
 
 // prepare compares what the store holds with the plan to be deployed.
@@ -62,6 +63,7 @@ func prepare(rec storage.Recovered, plan *streams.Plan, text string) *state {
 		if rec.Deploys[i].State == storage.DeployServing {
 			serving = &rec.Deploys[i]
 		}
+		s.source = rec.Deploys[i].Source
 	}
 	diff := deploy.Compare(rec.Definitions, plan, rec.NextDefinition)
 	next := deploy.New(plan, diff.Definitions, rec.Epoch)

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,6 +19,7 @@ import (
 	"github.com/millrace-sync/millrace/internal/storage"
 	"github.com/millrace-sync/millrace/internal/storage/pebblestore"
 	"github.com/millrace-sync/millrace/internal/streams"
+	"github.com/millrace-sync/millrace/protocol"
 )
 
 // Bounds of the replicator.
@@ -52,6 +54,8 @@ type replicator struct {
 	lookEvery time.Duration
 
 	state *state
+	// slotLost is why the slot has to be replaced; nil if it need not.
+	slotLost error
 }
 
 // Run replicates until ctx ends. It returns an error only if the store fails.
@@ -68,6 +72,9 @@ func (r *replicator) Run(ctx context.Context) error {
 		}
 		if time.Since(started) > maxRetry {
 			delay = minRetry
+		}
+		if errors.Is(err, postgres.ErrSlotLost) {
+			r.slotLost = err
 		}
 		r.health.trouble(err.Error())
 		r.log.Error("replication stopped; trying again", "error", err, "retry_in", delay)
@@ -139,24 +146,31 @@ func (r *replicator) connect(ctx context.Context) (_ *follower, _ *postgres.Stre
 	for _, w := range facts.Warnings {
 		r.log.Warn("source", "warning", w.Error())
 	}
-	start, created, err := postgres.EnsureSlot(ctx, r.config)
-	if errors.Is(err, postgres.ErrSlotLost) {
-		r.log.Warn("the replication slot cannot be used any more and is replaced", "reason", err)
+	if r.slotLost != nil {
+		r.log.Warn("the replication slot cannot give what is needed any more and is replaced", "reason", r.slotLost)
 		if err := postgres.DropSlot(ctx, r.config); err != nil {
 			return nil, nil, err
 		}
-		start, created, err = postgres.EnsureSlot(ctx, r.config)
+		r.slotLost = nil
 	}
+	start, created, err := postgres.EnsureSlot(ctx, r.config)
 	if err != nil {
 		return nil, nil, err
 	}
 	from := recovered.Checkpoint.LSN
+	origin := facts.SystemID + "/" + strconv.FormatUint(uint64(facts.DatabaseOID), 10)
 	r.state = prepare(recovered, r.plan, r.text)
+	r.state.record.Source = origin
+	if r.state.source != "" && r.state.source != origin && !created {
+		// Positions of another database mean nothing here.
+		return nil, nil, &postgres.Error{Kind: postgres.ErrSlotLost, Code: string(protocol.SlotLost),
+			Message: fmt.Sprintf("the storage is of another database (%s, this is %s)", r.state.source, origin)}
+	}
 	var stale []storage.Definition
 	if created {
 		from = start
 		if len(recovered.Definitions) > 0 {
-			r.log.Warn("the replication slot was missing: changes made meanwhile were missed, so every table is read anew; clients are served the old state until that is done", "slot", r.config.Slot)
+			r.log.Warn("the replication slot is new: changes made before it were missed, so every table is read anew; clients are served the old state until that is done", "slot", r.config.Slot)
 			stale = r.state.startOver(r.plan, r.text)
 		}
 	}
@@ -169,7 +183,7 @@ func (r *replicator) connect(ctx context.Context) (_ *follower, _ *postgres.Stre
 			c.close()
 		}
 	}()
-	f, err := r.newFollower(ctx, c, recovered, max(from, recovered.Checkpoint.LSN), stale)
+	f, err := r.newFollower(ctx, c, recovered, from, stale)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -235,7 +249,9 @@ func (r *replicator) newFollower(ctx context.Context, c *conns, recovered storag
 	f.reportTables(set)
 	f.gone = set.gone
 	f.applier.Backfill(defs, set.tables, f.readers.reads)
-	run := strconv.FormatInt(time.Now().UnixNano(), 36)
+	// Whoever may write to the database may write messages like ours: the name of
+	// this life is not to be guessed.
+	run := rand.Text()
 	f.backfill = newBackfiller(c, eval, run, r.log)
 	f.watch = &catalogWatch{
 		conns: c, run: run, every: r.lookEvery, heartbeat: r.heartbeat,

@@ -272,3 +272,24 @@ func TestTableWithoutKey(t *testing.T) {
 		t.Errorf("buckets %v", c.received())
 	}
 }
+
+// Storage of one database is of no use with another: everything is read anew.
+func TestAnotherDatabase(t *testing.T) {
+	cluster := shared.Cluster(t)
+	dsn, conn := database(t, cluster,
+		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)", "INSERT INTO notes VALUES ('a', 'u', 'of the first')")
+	in := newInstance(t, dsn)
+	in.start(ownNotes)
+	c := in.connect("u")
+	c.untilEqual("first database", conn, notesOf("u"))
+	in.stop()
+	exec(t, conn, "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()")
+
+	in.dsn, conn = database(t, cluster,
+		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)", "INSERT INTO notes VALUES ('b', 'u', 'of the second')",
+		"SELECT pg_create_logical_replication_slot('powersync_1', 'pgoutput')")
+	in.start(ownNotes)
+	c.untilEqual("second database", conn, notesOf("u"))
+	exec(t, conn, "INSERT INTO notes VALUES ('c', 'u', 'live')")
+	c.untilEqual("changes of the second database", conn, notesOf("u"))
+}

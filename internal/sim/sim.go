@@ -300,6 +300,10 @@ func (w *World) readChunk() {
 	for x := seen; x < len(w.log); x++ {
 		c.unseen = append(c.unseen, source.XID(x+1))
 	}
+	if len(c.unseen) > 0 && w.rng.IntN(2) == 0 {
+		// None of them has completed, so they are not even listed.
+		c.next, c.unseen = c.unseen[0], nil
+	}
 	limit := 5 + w.rng.IntN(60)
 	for _, id := range slices.Sorted(maps.Keys(w.history[seen])) {
 		if w.read.after != nil && id <= w.read.after[0] {
