@@ -172,6 +172,11 @@ func (r *replicator) connect(ctx context.Context) (_ *follower, _ *postgres.Stre
 		if len(recovered.Definitions) > 0 {
 			r.log.Warn("the replication slot is new: changes made before it were missed, so every table is read anew; clients are served the old state until that is done", "slot", r.config.Slot)
 			stale = r.state.startOver(r.plan, r.text)
+			if r.state.source != origin {
+				if err := r.store.ResetWriteCheckpoints(ctx); err != nil {
+					return nil, nil, err
+				}
+			}
 		}
 	}
 	c, err := connectAll(ctx, r.config)

@@ -75,3 +75,29 @@ func (s *Store) RequestWriteCheckpoints(ctx context.Context, reqs []storage.Writ
 	s.durable.Store(uint64(s.writer.checkpoint.LSN))
 	return ids, nil
 }
+
+// ResetWriteCheckpoints makes every write checkpoint count as reached, and keeps
+// its number: the positions they wait for are of another source.
+func (s *Store) ResetWriteCheckpoints(ctx context.Context) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if err := s.writable(ctx); err != nil {
+		return fmt.Errorf("reset write checkpoints: %w", err)
+	}
+	b := s.db.NewBatch()
+	err := s.scan([]byte{spaceUpload}, []byte{spaceUpload + 1}, func(key, value []byte) error {
+		wc, err := decodeUpload(value)
+		if err != nil {
+			return err
+		}
+		wc.LSN = 0
+		return b.Set(key, appendUploadValue(nil, wc), nil)
+	})
+	if err == nil {
+		err = s.apply(b, true)
+	}
+	if err != nil {
+		return fmt.Errorf("reset write checkpoints: %w", err)
+	}
+	return nil
+}

@@ -578,6 +578,19 @@ func writeCheckpointNumbering(t *tester) {
 			t.Fatalf("after %+v: %v, %v, %v; want %v", step.reqs, got, ok, err, step.last)
 		}
 	}
+	// The positions of another source begin anew, the numbers go on.
+	if err := t.store.ResetWriteCheckpoints(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok, err := t.store.WriteCheckpoint("u"); !ok || err != nil || got != (storage.WriteCheckpoint{ID: 11}) {
+		t.Fatalf("after a reset: %v, %v, %v; want 11 at 0", got, ok, err)
+	}
+	if ids, err := t.store.RequestWriteCheckpoints(t.Context(), []request{{User: "u", LSN: 3}}); err != nil || !slices.Equal(ids, []uint64{12}) {
+		t.Fatalf("request after a reset: %v, %v; want 12", ids, err)
+	}
+	if got, _, _ := t.store.WriteCheckpoint("u"); got != (storage.WriteCheckpoint{ID: 12, LSN: 3}) {
+		t.Fatalf("after a reset and a request: %v; want 12 at 3", got)
+	}
 }
 
 func writeCheckpointsAreDurable(t *tester) {
