@@ -108,7 +108,7 @@ const (
 	catchUpsRunning    = 1024 // each waits for up to catchUpTimeout
 )
 
-// Handler serves all routes.
+// Handler serves all routes. Shutdown must follow its last request.
 type Handler struct {
 	Config
 	places      *places
@@ -116,6 +116,7 @@ type Handler struct {
 	catchUps    *lane
 	fetches     chan struct{} // one token for each session that reads
 	chunks      *chunkCache
+	sockets     *roster
 	buffers     sync.Pool // *[]byte
 }
 
@@ -131,6 +132,7 @@ func New(c Config) *Handler {
 		catchUps:    newLane(catchUpsRunning, 0),
 		fetches:     make(chan struct{}, c.Fetches),
 		chunks:      newChunkCache(chunkCacheBytes),
+		sockets:     newRoster(),
 		buffers:     sync.Pool{New: func() any { return new([]byte) }},
 	}
 }

@@ -1,7 +1,366 @@
 package httpapi
 
-import "net/http"
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
 
-func isUpgrade(*http.Request) bool { return false }
+	"github.com/coder/websocket"
 
-func (h *Handler) socket(http.ResponseWriter, *http.Request) {}
+	"github.com/millrace-sync/millrace/internal/auth"
+	"github.com/millrace-sync/millrace/internal/rsocket"
+	"github.com/millrace-sync/millrace/protocol"
+)
+
+const (
+	// setupTimeout is how long a socket may take to send its first frame.
+	setupTimeout = 10 * time.Second
+	// Bounds of how long a socket may be silent, whatever it asks for.
+	minLifetime = 5 * time.Second
+	maxLifetime = 10 * time.Minute
+	// deflateThreshold is the size from which messages are compressed.
+	deflateThreshold = 1024
+	// frameOverhead is what a request's frame has beside its data.
+	frameOverhead = 64 << 10
+)
+
+func isUpgrade(r *http.Request) bool {
+	for _, v := range r.Header.Values("Upgrade") {
+		if strings.EqualFold(strings.TrimSpace(v), "websocket") {
+			return true
+		}
+	}
+	return false
+}
+
+// socket is one client's WebSocket: a goroutine reads its frames, and each of its
+// streams has one that drives the session.
+type socket struct {
+	handler *Handler
+	conn    *websocket.Conn
+	log     string // the peer's user agent
+	types   rsocket.Frame
+	claims  *auth.Claims
+
+	mu      sync.Mutex
+	state   *rsocket.Conn
+	streams map[uint32]*payloadSink
+	running sync.WaitGroup
+}
+
+// socket serves an upgrade, on whatever path.
+func (h *Handler) socket(w http.ResponseWriter, r *http.Request) {
+	if !h.sockets.enter() {
+		h.fail(w, r, errStopping())
+		return
+	}
+	defer h.sockets.leave()
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+		// Clients are apps of any origin; what lets them in is a token, not a cookie.
+		InsecureSkipVerify: true,
+		CompressionMode:    websocket.CompressionNoContextTakeover, CompressionThreshold: deflateThreshold,
+	})
+	if err != nil {
+		h.Log.Info("upgrade refused", "path", r.URL.Path, "error", err)
+		return // Accept has answered
+	}
+	conn.SetReadLimit(maxBody + frameOverhead)
+	// The request's context ends with the upgrade.
+	ctx, cancel := context.WithCancel(h.sockets.context)
+	s := &socket{handler: h, conn: conn, log: userAgent(r), state: rsocket.New(), streams: map[uint32]*payloadSink{}}
+	err = s.serve(ctx)
+	cancel()
+	s.running.Wait()
+	if failure, ok := errors.AsType[*rsocket.Failure](err); ok {
+		h.Log.Info("socket refused", "code", uint32(failure.Code), "reason", failure.Text, "user_agent", s.log)
+		if s.write(failure.Frame()) == nil {
+			_ = conn.Close(websocket.StatusNormalClosure, "")
+			return
+		}
+	}
+	_ = conn.CloseNow()
+}
+
+// serve reads frames until the connection ends; it returns the reason.
+func (s *socket) serve(ctx context.Context) error {
+	e, err := s.receive(ctx, setupTimeout)
+	if err != nil {
+		return err
+	}
+	// Nothing but a SETUP comes first without an error.
+	if err := s.open(ctx, &e.Setup); err != nil {
+		return err
+	}
+	defer s.handler.places.leave(s.claims.Subject)
+	lifetime := min(max(time.Duration(s.types.Lifetime)*time.Millisecond, minLifetime), maxLifetime)
+	for {
+		e, err := s.receive(ctx, lifetime)
+		if err != nil {
+			return err
+		}
+		switch e.Kind {
+		case rsocket.Requested:
+			err = s.request(ctx, &e)
+		case rsocket.Credited:
+			if sink := s.stream(e.Stream); sink != nil {
+				sink.credit(e.N)
+			}
+		case rsocket.Cancelled:
+			if sink := s.stream(e.Stream); sink != nil {
+				sink.cancel()
+			}
+		case rsocket.Answer:
+			err = s.write(e.Reply)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// receive waits for the next message and says what it means.
+func (s *socket) receive(ctx context.Context, silence time.Duration) (rsocket.Event, error) {
+	ctx, cancel := context.WithTimeout(ctx, silence)
+	defer cancel()
+	kind, message, err := s.conn.Read(ctx)
+	if err != nil {
+		return rsocket.Event{}, fmt.Errorf("%w: %w", errClosed, err)
+	}
+	if kind != websocket.MessageBinary {
+		return rsocket.Event{}, &rsocket.Failure{Code: rsocket.ConnectionError, Text: "Messages must be binary"}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.state.Receive(message)
+}
+
+func (s *socket) stream(id uint32) *payloadSink {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.streams[id]
+}
+
+// open checks who the client is and takes its place.
+func (s *socket) open(ctx context.Context, setup *rsocket.Frame) error {
+	reject := func(err error) error {
+		return &rsocket.Failure{Code: rsocket.RejectedSetup, Text: protocol.AsError(err).Error()}
+	}
+	for _, t := range []string{setup.MetadataType, setup.DataType} {
+		if t != rsocket.JSON && t != rsocket.BSON {
+			return reject(protocol.Errorf(protocol.MediaTypeUnsupported, "Unsupported media type %.100q: use %s or %s", t, rsocket.JSON, rsocket.BSON))
+		}
+	}
+	if setup.Flags&rsocket.HasMetadata == 0 {
+		return reject(protocol.Errorf(protocol.Unauthorized, "No token: the setup frame has no metadata"))
+	}
+	var metadata struct {
+		Token     string `json:"token"`
+		UserAgent string `json:"user_agent"`
+	}
+	if err := decode(setup.MetadataType, setup.Metadata, &metadata); err != nil {
+		return reject(protocol.Errorf(protocol.Unauthorized, "No token: the setup frame's metadata cannot be read"))
+	}
+	claims, err := s.handler.Verifier.Verify(ctx, metadata.Token)
+	if err != nil {
+		s.handler.Log.Info("socket refused", "reason", err, "user_agent", metadata.UserAgent)
+		return reject(err)
+	}
+	if !s.handler.place(claims.Subject) {
+		return reject(protocol.Errorf(protocol.TooManyConnections, "Too many connections. Try again later."))
+	}
+	s.claims, s.types = claims, *setup
+	if metadata.UserAgent != "" {
+		s.log = metadata.UserAgent
+	}
+	return nil
+}
+
+// decode reads metadata of a media type that was checked before.
+func decode(mediaType string, b []byte, into any) error {
+	if mediaType == rsocket.BSON {
+		var err error
+		if b, err = protocol.JSONFromBSON(b); err != nil {
+			return err
+		}
+	}
+	return json.Unmarshal(b, into)
+}
+
+// request starts a stream, or tells the client why not.
+func (s *socket) request(ctx context.Context, e *rsocket.Event) error {
+	ctx, cancel := context.WithCancel(ctx)
+	sink := &payloadSink{socket: s, id: e.Stream, cancel: cancel, credits: e.N, wake: make(chan struct{}, 1)}
+	d, err := s.prepare(e, sink)
+	if err != nil {
+		cancel()
+		s.end(sink)
+		s.handler.Log.Info("stream refused", "reason", err, "user", s.claims.Subject, "user_agent", s.log)
+		return s.write(rsocket.AppendError(nil, e.Stream, rsocket.ApplicationError, protocol.AsError(err).Error()))
+	}
+	s.mu.Lock()
+	s.streams[e.Stream] = sink
+	s.mu.Unlock()
+	s.running.Go(func() {
+		defer cancel()
+		err := d.run(ctx)
+		left := ctx.Err() != nil // cancelled by the client, or the socket has ended
+		s.end(sink)
+		switch {
+		case left:
+		case err == nil:
+			if err = s.write(rsocket.AppendComplete(nil, sink.id)); err == nil {
+				s.leave()
+			}
+		case errors.Is(err, errClosed):
+			_ = s.conn.CloseNow()
+		default:
+			_ = s.write(rsocket.AppendError(nil, sink.id, rsocket.ApplicationError, protocol.AsError(err).Error()))
+		}
+	})
+	return nil
+}
+
+// leave closes the socket if the process stops and nothing is left on it.
+func (s *socket) leave() {
+	select {
+	case <-s.handler.Draining:
+	default:
+		return
+	}
+	s.mu.Lock()
+	idle := len(s.streams) == 0
+	s.mu.Unlock()
+	if idle {
+		_ = s.conn.Close(websocket.StatusGoingAway, "")
+	}
+}
+
+// end forgets a stream.
+func (s *socket) end(sink *payloadSink) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.streams, sink.id)
+	s.state.End(sink.id)
+}
+
+// prepare decodes a request and opens its session.
+func (s *socket) prepare(e *rsocket.Event, out sink) (*driver, error) {
+	var metadata struct {
+		Path string `json:"path"`
+	}
+	if err := decode(s.types.MetadataType, e.Metadata, &metadata); err != nil {
+		return nil, protocol.Errorf(protocol.BadRequest, "The request's metadata cannot be read; it must be {\"path\":\"/sync/stream\"}")
+	}
+	if metadata.Path != "/sync/stream" {
+		return nil, protocol.Errorf(protocol.RouteNotFound, "The path %.200q does not exist on this server", metadata.Path)
+	}
+	data := e.Data
+	if s.types.DataType == rsocket.BSON {
+		var err error
+		if data, err = protocol.JSONFromBSON(data); err != nil {
+			return nil, err
+		}
+	}
+	req, err := protocol.DecodeRequest(data)
+	if err != nil {
+		return nil, err
+	}
+	return s.handler.open(driverConfig{request: req, claims: s.claims, codec: protocol.BSON, sink: out, userAgent: s.log})
+}
+
+// write sends one frame. The deadline is for a client that does not read: the
+// socket cannot be used after it.
+func (s *socket) write(frame []byte) error {
+	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
+	defer cancel()
+	if err := s.conn.Write(ctx, websocket.MessageBinary, frame); err != nil {
+		return fmt.Errorf("%w: %w", errClosed, err)
+	}
+	return nil
+}
+
+// payloadSink sends each line as a payload, if the client has asked for one, and
+// keeps them otherwise: at most what a driver gathers.
+type payloadSink struct {
+	socket *socket
+	id     uint32
+	cancel context.CancelFunc
+	wake   chan struct{} // holds one
+
+	mu      sync.Mutex
+	credits uint32
+
+	pending []byte // lines to be sent
+	bytes   int64
+}
+
+// credit allows n more payloads.
+func (p *payloadSink) credit(n uint32) {
+	p.mu.Lock()
+	p.credits = min(p.credits, 1<<31-1) + n
+	p.mu.Unlock()
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take uses one credit, false if there is none.
+func (p *payloadSink) take() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.credits == 0 {
+		return false
+	}
+	p.credits--
+	return true
+}
+
+func (p *payloadSink) send(lines []byte) error {
+	p.bytes += int64(len(lines))
+	if len(p.pending) > 0 {
+		p.pending = append(p.pending, lines...)
+		return nil
+	}
+	rest, err := p.payloads(lines)
+	p.pending = append([]byte(nil), rest...)
+	return err
+}
+
+func (p *payloadSink) resume() error {
+	rest, err := p.payloads(p.pending)
+	if p.pending = rest; len(rest) == 0 {
+		p.pending = nil
+	}
+	return err
+}
+
+// payloads sends as many of the lines as there is credit for and returns the rest.
+func (p *payloadSink) payloads(lines []byte) (rest []byte, err error) {
+	frame := p.socket.handler.buffers.Get().(*[]byte)
+	defer func() {
+		if cap(*frame) <= maxIdleBuffer {
+			p.socket.handler.buffers.Put(frame)
+		}
+	}()
+	for len(lines) > 0 && p.take() {
+		n := int(binary.LittleEndian.Uint32(lines)) // BSON begins with its length
+		*frame = rsocket.AppendPayload((*frame)[:0], p.id, lines[:n])
+		if err := p.socket.write(*frame); err != nil {
+			return nil, err
+		}
+		lines = lines[n:]
+	}
+	*frame = (*frame)[:0]
+	return lines, nil
+}
+
+func (p *payloadSink) held() bool            { return len(p.pending) > 0 }
+func (p *payloadSink) more() <-chan struct{} { return p.wake }
+func (p *payloadSink) sent() int64           { return p.bytes }

@@ -154,12 +154,17 @@ func serve(ctx context.Context, s *service) error {
 		case <-s.store.Failed():
 			close(draining)
 			web.Close()
+			now, cancel := context.WithCancel(context.Background())
+			cancel()
+			_ = handler.Shutdown(now)
 			return s.store.Err()
 		}
 		close(draining)
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 		defer cancel()
-		if err := web.Shutdown(drain); err != nil {
+		err := web.Shutdown(drain)
+		// The handler's own part are the sockets, of which web does not know.
+		if err = errors.Join(err, handler.Shutdown(drain)); err != nil {
 			s.log.Warn("some streams did not end in time and were cut", "error", err)
 			web.Close()
 		}
