@@ -129,15 +129,14 @@ type client struct {
 	user    string
 	buckets map[string]*held
 
-	mu       sync.Mutex
-	visible  rows
-	synced   int                     // checkpoints completed
-	data     map[string]int          // operations received, by bucket
-	write    uint64                  // the newest write checkpoint seen
-	changed  chan struct{}           // closed and replaced when something changes
-	warnings []protocol.StreamError  // of the last checkpoint
-	names    map[string]struct{}     // of the buckets in the checkpoint
-	cancel   context.CancelCauseFunc // ends the client
+	mu      sync.Mutex
+	visible rows
+	synced  int                     // checkpoints completed
+	data    map[string]int          // operations received, by bucket
+	write   uint64                  // the newest write checkpoint seen
+	changed chan struct{}           // closed and replaced when something changes
+	names   map[string]struct{}     // of the buckets in the checkpoint
+	cancel  context.CancelCauseFunc // ends the client
 }
 
 type held struct {

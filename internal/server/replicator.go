@@ -214,7 +214,6 @@ type follower struct {
 	changes  changeSet
 	lsn      source.LSN // everything up to here has been applied
 	saved    source.LSN // of the last commit
-	savedAt  time.Time
 	inTxn    bool
 	txns     int // since the last flush
 }
