@@ -75,3 +75,9 @@ func (h *hub) close() {
 	}
 	clear(h.subs)
 }
+
+func (h *hub) isClosed() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.closed
+}

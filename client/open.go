@@ -15,6 +15,7 @@ import (
 	"github.com/ncruces/go-sqlite3"
 	"github.com/ncruces/go-sqlite3/driver"
 
+	"github.com/millrace-sync/millrace/client/internal/engine"
 	"github.com/millrace-sync/millrace/client/internal/local"
 )
 
@@ -45,15 +46,21 @@ type DB struct {
 	writer  *sql.DB
 	readers *sql.DB
 	changes hub
+	board   board
 
 	// conn is the writer's one connection, and store the engine's view of it; whoever
 	// holds it from the pool uses them.
 	conn  *local.Conn
 	store *store
 
-	mu     sync.Mutex
-	schema Schema
-	closed bool
+	// connecting is held while a connection is set up or torn down.
+	connecting sync.Mutex
+
+	mu         sync.Mutex
+	schema     Schema
+	closed     bool
+	connection *connection              // nil if there is none
+	streams    map[engine.StreamKey]int // how often each subscription is held
 }
 
 // Open opens the database in a file, creates it if there is none, and makes its
@@ -80,7 +87,7 @@ func Open(ctx context.Context, file string, schema Schema, opts *Options) (*DB, 
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", file, err)
 	}
-	d := &DB{file: file, log: o.Logger}
+	d := &DB{file: file, log: o.Logger, streams: make(map[engine.StreamKey]int)}
 	d.writer, err = driver.Open(name+"?_txlock=immediate", func(c *sqlite3.Conn) error { return d.initWriter(c, &o) }, d.term)
 	if err == nil {
 		d.writer.SetMaxOpenConns(1)
@@ -95,7 +102,30 @@ func Open(ctx context.Context, file string, schema Schema, opts *Options) (*DB, 
 	if err := d.UpdateSchema(ctx, schema); err != nil {
 		return nil, fmt.Errorf("open %s: %w", file, errors.Join(err, d.closePools()))
 	}
+	if err := d.readStatus(ctx); err != nil {
+		return nil, fmt.Errorf("open %s: %w", file, errors.Join(err, d.closePools()))
+	}
 	return d, nil
+}
+
+// readStatus shows what earlier connections have achieved.
+func (d *DB) readStatus(ctx context.Context) error {
+	var offline engine.Status
+	err := d.exclusive(ctx, func(*local.Conn) (err error) {
+		offline, err = engine.Offline(d.store)
+		return err
+	})
+	if err == nil {
+		d.board.update(func(s *Status) { s.download(offline) })
+	}
+	return err
+}
+
+// rawTables returns the schema's raw tables for the engine.
+func (d *DB) rawTables() []engine.RawTable {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.schema.raw()
 }
 
 func orDefault[T comparable](v, def T) T {
@@ -156,10 +186,19 @@ func initReader(c *sqlite3.Conn, o *Options) error {
 func (d *DB) term(*sqlite3.Conn) error { return errors.Join(d.store.close(), d.conn.Detach()) }
 
 // UpdateSchema makes the tables what schema declares. Queries that are running see
-// the old ones to their end.
+// the old ones to their end. It is for times without a connection: one that stands
+// would go on by the old schema.
 func (d *DB) UpdateSchema(ctx context.Context, schema Schema) error {
 	if err := schema.validate(); err != nil {
 		return fmt.Errorf("update the schema: %w", err)
+	}
+	d.connecting.Lock()
+	defer d.connecting.Unlock()
+	d.mu.Lock()
+	connected := d.connection != nil
+	d.mu.Unlock()
+	if connected {
+		return errors.New("update the schema: the database is connected; call Disconnect first")
 	}
 	err := d.exclusive(ctx, func(c *local.Conn) error {
 		if err := local.Migrate(c.Conn); err != nil {
@@ -222,6 +261,8 @@ func (d *DB) Close() error {
 	}
 	d.closed = true
 	d.mu.Unlock()
+	d.Disconnect()
+	d.board.close()
 	d.changes.close()
 	if err := d.closePools(); err != nil {
 		return fmt.Errorf("close %s: %w", d.file, err)

@@ -1,0 +1,126 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/millrace-sync/millrace/protocol"
+)
+
+const (
+	// headerTimeout bounds the wait for an answer to begin.
+	headerTimeout = 60 * time.Second
+	// maxErrorBody and maxAnswer bound what is read of answers that are no stream.
+	maxErrorBody = 16 << 10
+	// maxLine bounds a line of a stream. Services send chunks of about 1 MB, and
+	// rows of up to 15 MB.
+	maxLine = 64 << 20
+	// maxRetryAfter bounds the wait that a service can ask for.
+	maxRetryAfter = 5 * time.Minute
+	// answerTimeout bounds requests other than streams.
+	answerTimeout = 60 * time.Second
+)
+
+// accept prefers BSON, which is cheaper to read.
+const accept = protocol.BSONStreamType + ";q=0.9," + protocol.NDJSONType + ";q=0.8"
+
+// refusal is an answer that is no success, with the wait that the service asks for.
+type refusal struct {
+	err   *protocol.Error
+	after time.Duration
+}
+
+func (r *refusal) Error() string { return r.err.Error() }
+func (r *refusal) Unwrap() error { return r.err }
+
+// send makes a request with credentials. An answer other than 200 is a *refusal.
+func (c *connection) send(ctx context.Context, creds Credentials, method, path string, body []byte, header http.Header) (*http.Response, error) {
+	endpoint, err := url.Parse(creds.Endpoint)
+	if err != nil {
+		return nil, fmt.Errorf("the endpoint from FetchCredentials: %w", err)
+	}
+	if endpoint.Scheme != "http" && endpoint.Scheme != "https" {
+		return nil, fmt.Errorf("the endpoint %q from FetchCredentials is no http or https URL", creds.Endpoint)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(creds.Endpoint, "/")+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	for name, values := range c.opts.Header {
+		req.Header[name] = values
+	}
+	for name, values := range header {
+		req.Header[name] = values
+	}
+	req.Header.Set("Authorization", "Token "+creds.Token)
+	if req.Header.Get("User-Agent") == "" {
+		req.Header.Set("User-Agent", "millrace-go")
+	}
+	resp, err := c.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // what there is of it
+	r := &refusal{err: protocol.DecodeError(resp.StatusCode, text)}
+	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {
+		r.after = min(time.Duration(s)*time.Second, maxRetryAfter)
+	}
+	if resp.StatusCode == http.StatusUnauthorized {
+		c.dropCredentials(creds.Token)
+	}
+	return nil, r
+}
+
+// openStream asks for a sync stream. The caller closes the body.
+func (c *connection) openStream(ctx context.Context, creds Credentials, r *protocol.Request) (io.ReadCloser, protocol.Codec, error) {
+	resp, err := c.send(ctx, creds, http.MethodPost, "/sync/stream", r.AppendJSON(nil), http.Header{
+		"Content-Type": {"application/json"}, "Accept": {accept},
+	})
+	if err != nil {
+		return nil, 0, fmt.Errorf("open a sync stream: %w", err)
+	}
+	switch t := resp.Header.Get("Content-Type"); t {
+	case protocol.BSONStreamType:
+		return resp.Body, protocol.BSON, nil
+	case protocol.NDJSONType:
+		return resp.Body, protocol.JSONLines, nil
+	default:
+		resp.Body.Close()
+		return nil, 0, fmt.Errorf("open a sync stream: the answer is %q, not a sync stream; is the endpoint %s right?", t, creds.Endpoint)
+	}
+}
+
+// writeCheckpoint asks for the promise that what was uploaded comes back.
+func (c *connection) writeCheckpoint(ctx context.Context, clientID string) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	creds, err := c.credentials(ctx)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := c.send(ctx, creds, http.MethodGet, "/write-checkpoint2.json?client_id="+url.QueryEscape(clientID), nil, nil)
+	if err != nil {
+		return 0, fmt.Errorf("ask for a write checkpoint: %w", err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
+	if err != nil {
+		return 0, fmt.Errorf("ask for a write checkpoint: %w", err)
+	}
+	id, err := protocol.DecodeWriteCheckpoint(text)
+	if err != nil {
+		return 0, fmt.Errorf("ask for a write checkpoint: %w", err)
+	}
+	return int64(id), nil
+}
