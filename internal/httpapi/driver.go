@@ -315,11 +315,16 @@ func (d *driver) release() {
 	if d.buf == nil {
 		return
 	}
-	if cap(*d.buf) <= maxIdleBuffer {
-		*d.buf = (*d.buf)[:0]
-		d.handler.buffers.Put(d.buf)
-	}
+	d.handler.recycle(d.buf)
 	d.buf = nil
+}
+
+// recycle keeps a buffer for reuse, unless it is large.
+func (h *Handler) recycle(buf *[]byte) {
+	if cap(*buf) <= maxIdleBuffer {
+		*buf = (*buf)[:0]
+		h.buffers.Put(buf)
+	}
 }
 
 // flush sends what has gathered.

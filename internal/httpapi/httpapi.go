@@ -30,6 +30,7 @@ import (
 	"github.com/millrace-sync/millrace/internal/session"
 	"github.com/millrace-sync/millrace/internal/storage"
 	"github.com/millrace-sync/millrace/internal/streams"
+	"github.com/millrace-sync/millrace/internal/zstd"
 	"github.com/millrace-sync/millrace/protocol"
 )
 
@@ -118,6 +119,7 @@ type Handler struct {
 	chunks      *chunkCache
 	sockets     *roster
 	buffers     sync.Pool // *[]byte
+	encoders    sync.Pool // *zstd.Encoder
 }
 
 // New returns a Handler.
@@ -134,6 +136,7 @@ func New(c Config) *Handler {
 		chunks:      newChunkCache(chunkCacheBytes),
 		sockets:     newRoster(),
 		buffers:     sync.Pool{New: func() any { return new([]byte) }},
+		encoders:    sync.Pool{New: func() any { return new(zstd.Encoder) }},
 	}
 }
 

@@ -344,11 +344,7 @@ func (p *payloadSink) resume() error {
 // payloads sends as many of the lines as there is credit for and returns the rest.
 func (p *payloadSink) payloads(lines []byte) (rest []byte, err error) {
 	frame := p.socket.handler.buffers.Get().(*[]byte)
-	defer func() {
-		if cap(*frame) <= maxIdleBuffer {
-			p.socket.handler.buffers.Put(frame)
-		}
-	}()
+	defer p.socket.handler.recycle(frame)
 	for len(lines) > 0 && p.take() {
 		n := int(binary.LittleEndian.Uint32(lines)) // BSON begins with its length
 		*frame = rsocket.AppendPayload((*frame)[:0], p.id, lines[:n])
@@ -357,7 +353,6 @@ func (p *payloadSink) payloads(lines []byte) (rest []byte, err error) {
 		}
 		lines = lines[n:]
 	}
-	*frame = (*frame)[:0]
 	return lines, nil
 }
 

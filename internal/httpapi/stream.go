@@ -9,6 +9,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
+	"github.com/millrace-sync/millrace/internal/zstd"
 	"github.com/millrace-sync/millrace/protocol"
 )
 
@@ -37,7 +38,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request) {
 	defer h.places.leave(claims.Subject)
 	codec := protocol.NegotiateCodec(strings.Join(r.Header.Values("Accept"), ","), req.RawData)
 	out := &responseSink{
-		w: w, rc: http.NewResponseController(w), contentType: codec.ContentType(),
+		handler: h, w: w, rc: http.NewResponseController(w), contentType: codec.ContentType(),
 		encoding: protocol.NegotiateEncoding(strings.Join(r.Header.Values("Accept-Encoding"), ",")),
 	}
 	d, err := h.open(driverConfig{request: req, claims: claims, codec: codec, sink: out, keepalive: true, userAgent: userAgent(r)})
@@ -66,6 +67,7 @@ const writeTimeout = 60 * time.Second
 // responseSink writes lines to a response's body, compressed if the client wants.
 // Neither compression keeps anything between two writes.
 type responseSink struct {
+	handler     *Handler
 	w           http.ResponseWriter
 	rc          *http.ResponseController
 	contentType string
@@ -81,15 +83,26 @@ func (s *responseSink) begin() error {
 	header.Set("Content-Type", s.contentType)
 	header.Set("X-Accel-Buffering", "no")
 	header.Set("Cache-Control", "no-store")
-	if s.encoding == protocol.Gzip {
+	if s.encoding != protocol.Identity {
 		header.Set("Content-Encoding", s.encoding.String())
-		var err error
-		if s.gzip, err = gzip.NewWriterLevel(s.w, gzip.StatelessCompression); err != nil {
-			return fmt.Errorf("start compression: %w", err)
-		}
 	}
 	s.w.WriteHeader(http.StatusOK)
-	return nil
+	var err error
+	switch s.encoding {
+	case protocol.Gzip:
+		s.gzip, err = gzip.NewWriterLevel(s.w, gzip.StatelessCompression)
+	case protocol.Zstd:
+		_, err = s.w.Write(zstd.AppendHeader(nil))
+	}
+	return closed(err)
+}
+
+// closed marks a failure to write as the client's leave.
+func closed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", errClosed, err)
 }
 
 func (s *responseSink) send(lines []byte) error {
@@ -105,16 +118,26 @@ func (s *responseSink) send(lines []byte) error {
 	switch s.encoding {
 	case protocol.Gzip:
 		_, err = s.gzip.Write(lines)
+	case protocol.Zstd:
+		err = s.writeZstd(lines)
 	default:
 		_, err = s.w.Write(lines)
 	}
 	if err == nil {
 		err = s.rc.Flush()
 	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", errClosed, err)
-	}
-	return nil
+	return closed(err)
+}
+
+func (s *responseSink) writeZstd(lines []byte) error {
+	h := s.handler
+	buf := h.buffers.Get().(*[]byte)
+	encoder := h.encoders.Get().(*zstd.Encoder)
+	*buf = encoder.AppendBlocks((*buf)[:0], lines)
+	h.encoders.Put(encoder)
+	_, err := s.w.Write(*buf)
+	h.recycle(buf)
+	return err
 }
 
 func (s *responseSink) held() bool            { return false }
@@ -125,13 +148,17 @@ func (s *responseSink) sent() int64           { return s.bytes }
 // close ends the body in order.
 func (s *responseSink) close() error {
 	if !s.begun {
-		return s.begin()
+		if err := s.begin(); err != nil {
+			return err
+		}
 	}
-	if s.gzip == nil {
-		return nil
+	_ = s.rc.SetWriteDeadline(time.Now().Add(writeTimeout))
+	var err error
+	switch s.encoding {
+	case protocol.Gzip:
+		err = s.gzip.Close()
+	case protocol.Zstd:
+		_, err = s.w.Write(zstd.AppendEnd(nil))
 	}
-	if err := s.gzip.Close(); err != nil {
-		return fmt.Errorf("%w: %w", errClosed, err)
-	}
-	return nil
+	return closed(err)
 }

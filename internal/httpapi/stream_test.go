@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"bufio"
+	"bytes"
 	"compress/gzip"
 	"context"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/millrace-sync/millrace/protocol"
 )
@@ -266,34 +269,62 @@ func TestSlowBody(t *testing.T) {
 }
 
 // Compressed lines arrive as soon as they are sent, and the body ends in order.
-func TestGzip(t *testing.T) {
-	inBubble(t, func(t *testing.T, s *service, client *http.Client) {
-		s.commit("ann", 3000, strings.Repeat("x", 100))
-		req, err := http.NewRequest("POST", "http://test/sync/stream", strings.NewReader(`{"raw_data":true}`))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", "Token "+token(nil))
-		req.Header.Set("Accept-Encoding", "gzip, deflate")
-		resp, err := client.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		if got := resp.Header.Get("Content-Encoding"); got != "gzip" {
-			t.Fatalf("content encoding %q", got)
-		}
-		z, err := gzip.NewReader(resp.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		l := &lines{t, resp, bufio.NewReader(z)}
-		l.want(`{"checkpoint":`, `{"data":`, `{"data":`, `{"data":`, `{"checkpoint_complete":`)
-		s.commit("ann", 1, "a")
-		l.want(`{"checkpoint_diff":`, `{"data":`, `{"checkpoint_complete":`)
-		close(s.drain)
-		l.want("error: EOF")
-	})
+func TestCompression(t *testing.T) {
+	for accept, unpack := range map[string]func(io.Reader) (io.Reader, error){
+		"gzip": func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) },
+		"zstd": func(r io.Reader) (io.Reader, error) {
+			return zstd.NewReader(r, zstd.WithDecoderConcurrency(1))
+		},
+	} {
+		t.Run(accept, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, s *service, client *http.Client) {
+				s.commit("ann", 3000, strings.Repeat("x", 100))
+				req, err := http.NewRequest("POST", "http://test/sync/stream", strings.NewReader(`{"raw_data":true}`))
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Header.Set("Authorization", "Token "+token(nil))
+				req.Header.Set("Accept-Encoding", accept+", br")
+				resp, err := client.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
+				if got := resp.Header.Get("Content-Encoding"); got != accept {
+					t.Fatalf("content encoding %q", got)
+				}
+				frames := &magicCounter{r: resp.Body}
+				z, err := unpack(frames)
+				if err != nil {
+					t.Fatal(err)
+				}
+				l := &lines{t, resp, bufio.NewReader(z)}
+				l.want(`{"checkpoint":`, `{"data":`, `{"data":`, `{"data":`, `{"checkpoint_complete":`)
+				s.commit("ann", 1, "a")
+				l.want(`{"checkpoint_diff":`, `{"data":`, `{"checkpoint_complete":`)
+				close(s.drain)
+				l.want("error: EOF")
+				if frames.n > 1 { // some clients read no further than the first
+					t.Errorf("%d zstd frames", frames.n)
+				}
+			})
+		})
+	}
+}
+
+// magicCounter counts the beginnings of zstd frames in what it passes on.
+type magicCounter struct {
+	r    io.Reader
+	tail []byte
+	n    int
+}
+
+func (c *magicCounter) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.tail = append(c.tail, b[:n]...)
+	c.n += bytes.Count(c.tail, []byte{0x28, 0xb5, 0x2f, 0xfd})
+	c.tail = append([]byte(nil), c.tail[max(0, len(c.tail)-3):]...)
+	return n, err
 }
 
 // A client that knows no write checkpoints waits for what it uploaded.
