@@ -16,9 +16,11 @@ import (
 const (
 	// queuedLines bounds the lines that are read ahead.
 	queuedLines = 8
-	// batchTime is how long lines that are there already share a transaction. Others
-	// who write wait that long; applying a checkpoint may take longer.
-	batchTime = 50 * time.Millisecond
+	// batchTime is how long lines that are there already share a transaction, and
+	// longBatchTime how long if nobody else waits to write: the longer, the less is
+	// written twice. Applying a checkpoint may take longer.
+	batchTime     = 50 * time.Millisecond
+	longBatchTime = time.Second
 	// silence is how long a stream may be still. Services say something every 20 s.
 	silence = 70 * time.Second
 )
@@ -156,7 +158,8 @@ func (s *session) batch(ctx context.Context, first readLine) (engine.Outcome, er
 	var ended error // ends the stream, but not the transaction
 	err := s.db.exclusive(ctx, func(*local.Conn) error {
 		return s.db.quietly(func(*store) error {
-			deadline := time.Now().Add(batchTime)
+			begin := time.Now()
+			waiting := s.db.writer.Stats().WaitCount
 			for line, ok := first, true; ok; {
 				if line.err != nil {
 					ended = line.err
@@ -171,7 +174,8 @@ func (s *session) batch(ctx context.Context, first readLine) (engine.Outcome, er
 					return err
 				}
 				all = join(all, o)
-				if o.Close || time.Now().After(deadline) {
+				took := time.Since(begin)
+				if o.Close || took > longBatchTime || took > batchTime && s.db.writer.Stats().WaitCount != waiting {
 					return nil
 				}
 				select {

@@ -37,6 +37,8 @@ const (
 	defaultReaders     = 5
 	defaultLockTimeout = 30 * time.Second
 	defaultCacheSize   = 50 << 20
+	// maxIdleLog is what is left of the log's file once it is in the database, in bytes.
+	maxIdleLog = 6 << 20
 )
 
 // DB is a local database. It is safe for concurrent use. Close it when done.
@@ -163,8 +165,9 @@ func (d *DB) initWriter(c *sqlite3.Conn, o *Options) error {
 	if err := c.Exec(fmt.Sprintf(`
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
+PRAGMA journal_size_limit = %d;
 PRAGMA recursive_triggers = TRUE;
-PRAGMA cache_size = -%d`, o.CacheSize>>10)); err != nil {
+PRAGMA cache_size = -%d`, maxIdleLog, o.CacheSize>>10)); err != nil {
 		return err
 	}
 	lc.Track(d.changes.publish)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"hash/maphash"
 	"maps"
 	"slices"
 	"strings"
@@ -36,6 +37,12 @@ type Engine struct {
 	// pending is a checkpoint that came whole while the gate was shut.
 	pending *checkpoint
 	status  Status
+
+	// keys holds the key sets of buckets seen, nil for those without; keysLeft is
+	// the room in them, below 0 once it has been used up.
+	keys     map[string]*keySet
+	keysLeft int
+	seed     maphash.Seed
 }
 
 // checkpoint is a state to reach.
@@ -90,7 +97,7 @@ func (e *ProtocolError) Error() string { return "sync protocol: " + e.What }
 
 // Start prepares a request for a new connection. Times are in microseconds since 1970.
 func Start(store Store, opts Options, now int64) (*Engine, *protocol.Request, error) {
-	e := &Engine{store: store, opts: opts}
+	e := &Engine{store: store, opts: opts, keys: make(map[string]*keySet), keysLeft: maxKeys, seed: maphash.MakeSeed()}
 	r, err := e.start(now)
 	if err != nil {
 		return nil, nil, fmt.Errorf("prepare a sync request: %w", err)
@@ -139,7 +146,7 @@ func (e *Engine) Line(line protocol.Line, size int, now int64) (Outcome, error) 
 	case *protocol.CheckpointDiff:
 		err = e.diff(l, &o)
 	case *protocol.DataChunk:
-		if err = storeOps(e.store, l, size); err == nil {
+		if err = e.storeOps(l, size); err == nil {
 			e.status.count(l.Bucket, len(l.Ops))
 		}
 	case *protocol.PartialCheckpointComplete:

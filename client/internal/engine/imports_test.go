@@ -13,7 +13,7 @@ import (
 // The engine is pure: it has the protocol, and of the standard library only what
 // does no I/O and knows no time.
 func TestImports(t *testing.T) {
-	allowed := []string{"bytes", "encoding/json", "fmt", "maps", "slices", "strings", "github.com/millrace-sync/millrace/protocol"}
+	allowed := []string{"bytes", "encoding/json", "fmt", "hash/maphash", "maps", "slices", "strings", "github.com/millrace-sync/millrace/protocol"}
 	files, err := filepath.Glob("*.go")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no files: %v", err)
