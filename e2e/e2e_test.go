@@ -138,9 +138,9 @@ func exec1(t *testing.T, db *pgx.Conn, sql string, args ...any) {
 }
 
 // newClient runs a terminal client with a fresh local database.
-func newClient(t *testing.T, s *demo.Stack, user string) *demo.Terminal {
+func newClient(t *testing.T, s *demo.Stack, user string, args ...string) *demo.Terminal {
 	t.Helper()
-	c, err := s.StartTerminal(user, filepath.Join(t.TempDir(), "client.db"))
+	c, err := s.StartTerminal(user, filepath.Join(t.TempDir(), "client.db"), args...)
 	if err != nil {
 		t.Fatal(err)
 	}

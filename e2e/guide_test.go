@@ -55,11 +55,11 @@ func TestUsersAreApart(t *testing.T) {
 }
 
 // TestWritesComeBack: what two clients of one user write reaches Postgres and each
-// other.
+// other, over either transport.
 func TestWritesComeBack(t *testing.T) {
 	s := startStack(t)
 	db := connect(t, s)
-	here, there := newClient(t, s, "ann"), newClient(t, s, "ann")
+	here, there := newClient(t, s, "ann", "--transport", "http"), newClient(t, s, "ann", "--transport", "websocket")
 	ctx := patient(t)
 	for i, text := range []string{"plain", `quotes " ' and \ backslash`, "emoji 👩‍🌾 and 漢字", "tab\tand\u00a0nbsp", strings.Repeat("long ", 1000) + "."} {
 		id, err := here.Add(ctx, text)

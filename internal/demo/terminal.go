@@ -68,13 +68,13 @@ type answer struct {
 	State
 }
 
-// StartTerminal runs the terminal client as a user. Its local database is at
-// database, and may be there from an earlier run.
-func (s *Stack) StartTerminal(user, database string) (*Terminal, error) {
+// StartTerminal runs the terminal client as a user, with more arguments if need be.
+// Its local database is at database, and may be there from an earlier run.
+func (s *Stack) StartTerminal(user, database string, args ...string) (*Terminal, error) {
 	p, err := Start(Program{
 		Name: "terminal client of " + user,
 		Path: s.config.Terminal,
-		Args: []string{"--json", "--user", user, "--backend", s.BackendURL(), "--database", database, "--retry-ms", "500"},
+		Args: append([]string{"--json", "--user", user, "--backend", s.BackendURL(), "--database", database, "--retry-ms", "500"}, args...),
 		Log:  s.log("terminal"), Piped: true,
 	})
 	if err != nil {

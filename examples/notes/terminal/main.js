@@ -1,6 +1,7 @@
 // The notes app in a terminal. See ../README.md.
 
 import { parseArgs } from 'node:util';
+import { SyncStreamConnectionMethod } from '@powersync/node';
 import { emit, runLines } from './lines.js';
 import { Notes } from './notes.js';
 import { Screen } from './screen.js';
@@ -10,10 +11,16 @@ const usage = `usage: notes --user NAME [options]
   --user NAME       whom to sign in as (NOTES_USER)
   --backend URL     the notes backend (NOTES_BACKEND_URL; http://127.0.0.1:6060)
   --database FILE   the local database (notes-NAME.db in this folder)
+  --transport NAME  how to sync: http or websocket (http)
   --retry-ms N      pause before trying again after an error (5000)
   --json            commands on standard input, JSON events on standard output;
                     also when either is no terminal
 `;
+
+const transports = {
+  http: SyncStreamConnectionMethod.HTTP,
+  websocket: SyncStreamConnectionMethod.WEB_SOCKET
+};
 
 function options() {
   const { values } = parseArgs({
@@ -21,6 +28,7 @@ function options() {
       user: { type: 'string', default: process.env.NOTES_USER },
       backend: { type: 'string', default: process.env.NOTES_BACKEND_URL ?? 'http://127.0.0.1:6060' },
       database: { type: 'string' },
+      transport: { type: 'string', default: 'http' },
       'retry-ms': { type: 'string', default: '5000' },
       json: { type: 'boolean', default: false },
       help: { type: 'boolean', short: 'h', default: false }
@@ -30,12 +38,14 @@ function options() {
   if (!values.user) throw new Error('--user is missing');
   const retryMs = Number(values['retry-ms']);
   if (!Number.isInteger(retryMs) || retryMs < 1) throw new Error('--retry-ms: not a whole number of milliseconds');
+  if (!(values.transport in transports)) throw new Error(`--transport: ${values.transport} is neither http nor websocket`);
   if (!URL.canParse(values.backend)) throw new Error(`--backend: ${values.backend} is not a URL`);
   return {
     user: values.user,
     backend: values.backend,
     database: values.database ?? `notes-${encodeURIComponent(values.user)}.db`,
     retryMs,
+    transport: transports[values.transport],
     interactive: !values.json && process.stdin.isTTY && process.stdout.isTTY
   };
 }

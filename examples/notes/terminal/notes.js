@@ -20,6 +20,7 @@ export class Notes {
    * @param {string} options.backend base URL of the notes backend
    * @param {string} options.user whom to sign in as
    * @param {string} options.database file of the local database
+   * @param {SyncStreamConnectionMethod} options.transport how to sync
    * @param {number} options.retryMs pause before the SDK tries again after an error
    * @param {(rejection: object) => void} options.onRejected told of writes that the backend refused for good
    * @param {(text: string) => void} options.onWarning told what the SDK warns of
@@ -46,7 +47,7 @@ export class Notes {
   /** Starts syncing, and does not wait for it: the status tells how it goes. The SDK tries until disconnect. */
   connect() {
     this.#db
-      .connect(this.#connector, { retryDelayMs: this.#options.retryMs })
+      .connect(this.#connector, { retryDelayMs: this.#options.retryMs, connectionMethod: this.#options.transport })
       .catch((error) => this.#options.onWarning(`connect: ${error.message}`));
   }
 
