@@ -77,7 +77,7 @@ type driver struct {
 	ops      int
 }
 
-// open prepares a session; run must follow.
+// open prepares a session; run or stop must follow.
 func (h *Handler) open(c driverConfig) (*driver, error) {
 	deploy, replaced := h.Deploys.Current()
 	if deploy == nil {
@@ -92,14 +92,33 @@ func (h *Handler) open(c driverConfig) (*driver, error) {
 	}, nil
 }
 
-// run carries the session to its end and logs it. An end in order is nil; errClosed
-// is a client that left or was cut off; anything else is a failure that the client
-// is to be told of, if there still is a way.
+// start evaluates the request and gathers the first line, without sending it: what
+// is wrong with a request shows here.
+func (d *driver) start() error {
+	d.watcher = d.handler.Hub.Watch(d.user)
+	if d.remaining() == 0 {
+		return nil
+	}
+	snap, err := d.update()
+	if err != nil {
+		return err
+	}
+	snap.Close()
+	return nil
+}
+
+// stop gives back what the driver holds.
+func (d *driver) stop() {
+	d.watcher.Close()
+	d.release()
+}
+
+// run carries the session to its end and logs it; start must have gone well. An end
+// in order is nil; errClosed is a client that left or was cut off; anything else is
+// a failure that the client is to be told of, if there still is a way.
 func (d *driver) run(ctx context.Context) error {
 	start := time.Now()
-	d.watcher = d.handler.Hub.Watch(d.user)
-	defer d.watcher.Close()
-	defer d.release()
+	defer d.stop()
 	err := d.loop(ctx)
 	log := d.handler.Log.With("user", d.claims.Subject, "client_id", d.request.ClientID, "user_agent", d.userAgent,
 		"seconds", time.Since(start).Seconds(), "operations", d.ops, "bytes", d.sink.sent())
@@ -221,22 +240,25 @@ func (d *driver) sendExpiry(seconds int) error {
 	return d.flush()
 }
 
-// advance brings the client to the newest checkpoint. It returns true if it
-// stopped because a newer one may differ, or because the stream may have to end,
-// and false also if the sink holds lines.
-func (d *driver) advance(ctx context.Context) (again bool, err error) {
+// update takes the newest checkpoint and gathers the line that announces it, if it
+// concerns the client. The snapshot is the caller's to close.
+func (d *driver) update() (snap Snapshot, err error) {
 	h := d.handler
 	latest, dirty := d.watcher.Take()
-	snap, err := h.Store.Snapshot()
+	snap, err = h.Store.Snapshot()
 	if err != nil {
-		return false, fmt.Errorf("open snapshot: %w", err)
+		return nil, fmt.Errorf("open snapshot: %w", err)
 	}
-	defer snap.Close()
+	defer func() {
+		if err != nil {
+			snap.Close()
+		}
+	}()
 	// A deploy is replaced before the data of the one before it goes: whoever is not
 	// told so by now has a snapshot that still holds it.
 	select {
 	case <-d.replaced:
-		return false, errReplaced
+		return snap, errReplaced
 	default:
 	}
 	write := d.session.WriteCheckpoint()
@@ -247,7 +269,7 @@ func (d *driver) advance(ctx context.Context) (again bool, err error) {
 		wc, ok, err := h.Store.WriteCheckpoint(d.user)
 		switch {
 		case err != nil:
-			return false, fmt.Errorf("read write checkpoint: %w", err)
+			return snap, fmt.Errorf("read write checkpoint: %w", err)
 		case ok && wc.LSN <= latest.LSN:
 			write = wc.ID
 		case ok:
@@ -256,21 +278,32 @@ func (d *driver) advance(ctx context.Context) (again bool, err error) {
 	}
 	reevaluated := !d.watched || dirty.All || dirty.Lookups
 	buf := d.buffer()
-	*buf, _, err = d.session.Advance(*buf, snap, dirty, write)
-	if err != nil {
-		return false, err
+	if *buf, _, err = d.session.Advance(*buf, snap, dirty, write); err != nil {
+		return snap, err
 	}
 	if reevaluated {
 		d.watched = true
 		d.watcher.Set(d.session.Watched())
 	}
+	return snap, nil
+}
+
+// advance brings the client to the newest checkpoint. It returns true if it
+// stopped because a newer one may differ, or because the stream may have to end,
+// and false also if the sink holds lines.
+func (d *driver) advance(ctx context.Context) (again bool, err error) {
+	snap, err := d.update()
+	if err != nil {
+		return false, err
+	}
+	defer snap.Close()
 	for sent := 0; d.session.Sending(); {
 		p, err := d.chunk(ctx, snap, sent > 0)
 		if err != nil {
 			return false, err
 		}
 		sent += p.Ops
-		if len(*buf) >= flushBytes || p.Done {
+		if len(*d.buffer()) >= flushBytes || p.Done {
 			if err := d.flush(); err != nil {
 				return false, err
 			}

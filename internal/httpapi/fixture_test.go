@@ -296,6 +296,9 @@ func (s *service) serve() (client *http.Client, listener *pipes, stop func()) {
 	return &http.Client{Transport: transport}, listener, func() {
 		transport.CloseIdleConnections()
 		_ = web.Close()
+		now, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = s.handler.Shutdown(now)
 		wg.Wait()
 	}
 }

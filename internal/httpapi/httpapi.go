@@ -117,7 +117,7 @@ type Handler struct {
 	catchUps    *lane
 	fetches     chan struct{} // one token for each session that reads
 	chunks      *chunkCache
-	sockets     *roster
+	taken       *roster
 	buffers     sync.Pool // *[]byte
 	encoders    sync.Pool // *zstd.Encoder
 }
@@ -134,7 +134,7 @@ func New(c Config) *Handler {
 		catchUps:    newLane(catchUpsRunning, 0),
 		fetches:     make(chan struct{}, c.Fetches),
 		chunks:      newChunkCache(chunkCacheBytes),
-		sockets:     newRoster(),
+		taken:       newRoster(),
 		buffers:     sync.Pool{New: func() any { return new([]byte) }},
 		encoders:    sync.Pool{New: func() any { return new(zstd.Encoder) }},
 	}

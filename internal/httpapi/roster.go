@@ -5,9 +5,10 @@ import (
 	"sync"
 )
 
-// roster knows the sockets, which the HTTP server forgets once they are upgraded.
+// roster knows the connections that were taken from the HTTP server, which forgets
+// them: sockets and streams.
 type roster struct {
-	context context.Context // ends when sockets are to be cut
+	context context.Context // ends when they are to be cut
 	cut     context.CancelFunc
 
 	mu      sync.Mutex
@@ -22,7 +23,7 @@ func newRoster() *roster {
 	return r
 }
 
-// enter counts a socket, false if no more are taken.
+// enter counts a connection, false if no more are taken.
 func (r *roster) enter() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -41,10 +42,10 @@ func (r *roster) leave() {
 	}
 }
 
-// Shutdown waits for the sockets, which http.Server.Shutdown does not. Those that
-// are left when ctx ends are cut, and its error returned.
+// Shutdown waits for streams and sockets, which http.Server.Shutdown does not.
+// Those that are left when ctx ends are cut, and its error returned.
 func (h *Handler) Shutdown(ctx context.Context) error {
-	r := h.sockets
+	r := h.taken
 	r.mu.Lock()
 	if !r.closing {
 		if r.closing = true; r.n == 0 {

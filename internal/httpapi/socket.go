@@ -56,11 +56,11 @@ type socket struct {
 
 // socket serves an upgrade, on whatever path.
 func (h *Handler) socket(w http.ResponseWriter, r *http.Request) {
-	if !h.sockets.enter() {
+	if !h.taken.enter() {
 		h.fail(w, r, errStopping())
 		return
 	}
-	defer h.sockets.leave()
+	defer h.taken.leave()
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
 		// Clients are apps of any origin; what lets them in is a token, not a cookie.
 		InsecureSkipVerify: true,
@@ -72,7 +72,7 @@ func (h *Handler) socket(w http.ResponseWriter, r *http.Request) {
 	}
 	conn.SetReadLimit(maxBody + frameOverhead)
 	// The request's context ends with the upgrade.
-	ctx, cancel := context.WithCancel(h.sockets.context)
+	ctx, cancel := context.WithCancel(h.taken.context)
 	s := &socket{handler: h, conn: conn, log: userAgent(r), state: rsocket.New(), streams: map[uint32]*payloadSink{}}
 	err = s.serve(ctx)
 	cancel()
@@ -208,7 +208,12 @@ func (s *socket) request(ctx context.Context, e *rsocket.Event) error {
 	s.mu.Unlock()
 	s.running.Go(func() {
 		defer cancel()
-		err := d.run(ctx)
+		err := d.start()
+		if err == nil || errors.Is(err, errReplaced) {
+			err = d.run(ctx)
+		} else {
+			d.stop()
+		}
 		left := ctx.Err() != nil // cancelled by the client, or the socket has ended
 		s.end(sink)
 		switch {

@@ -1,10 +1,15 @@
 package httpapi
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -35,30 +40,71 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusTooManyRequests)
 		return
 	}
-	defer h.places.leave(claims.Subject)
 	codec := protocol.NegotiateCodec(strings.Join(r.Header.Values("Accept"), ","), req.RawData)
 	out := &responseSink{
-		handler: h, w: w, rc: http.NewResponseController(w), contentType: codec.ContentType(),
+		handler: h, contentType: codec.ContentType(),
 		encoding: protocol.NegotiateEncoding(strings.Join(r.Header.Values("Accept-Encoding"), ",")),
 	}
 	d, err := h.open(driverConfig{request: req, claims: claims, codec: codec, sink: out, keepalive: true, userAgent: userAgent(r)})
+	if err == nil {
+		if err = d.start(); errors.Is(err, errReplaced) {
+			err = nil // run finds out, and ends in order
+		}
+		if err != nil {
+			d.stop()
+		}
+	}
 	if err != nil {
+		h.places.leave(claims.Subject)
 		h.fail(w, r, err)
 		return
 	}
-	err = d.run(r.Context())
-	if err == nil {
-		err = out.close()
+	out.describe(w.Header())
+	if h.detach(w, r, d, out) {
+		return
 	}
-	switch {
-	case err == nil || errors.Is(err, errClosed):
-	case !out.begun:
-		h.fail(w, r, err)
-	default:
+	defer h.places.leave(claims.Subject)
+	out.body = &response{w, http.NewResponseController(w)}
+	if err := out.finish(d.run(r.Context())); err != nil {
 		// The status is out: cutting the connection is the only way left to say that
 		// the stream is not whole.
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// detach takes the connection from the HTTP server and carries the stream in a
+// goroutine of its own, so that what the server holds of a request, three buffers
+// and a deep stack, is free while the stream waits. It reports false, and has done
+// nothing, if the connection cannot be taken.
+func (h *Handler) detach(w http.ResponseWriter, r *http.Request, d *driver, out *responseSink) bool {
+	if !r.ProtoAtLeast(1, 1) || !h.taken.enter() {
+		return false
+	}
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		h.taken.leave()
+		return false
+	}
+	body := &detached{Handler: h, conn: conn, header: w.Header()}
+	out.body = body
+	go func() {
+		defer h.taken.leave()
+		defer h.places.leave(d.claims.Subject)
+		ctx, cancel := context.WithCancel(h.taken.context)
+		var reader sync.WaitGroup
+		reader.Go(func() {
+			defer cancel()
+			body.discard()
+		})
+		// Failures show in the missing end of the body.
+		if out.finish(d.run(ctx)) == nil {
+			_ = body.end()
+		}
+		cancel()
+		_ = conn.Close()
+		reader.Wait()
+	}()
+	return true
 }
 
 // writeTimeout is for one write to a client that does not read.
@@ -68,31 +114,80 @@ const writeTimeout = 60 * time.Second
 // Neither compression keeps anything between two writes.
 type responseSink struct {
 	handler     *Handler
-	w           http.ResponseWriter
-	rc          *http.ResponseController
+	body        responseBody
 	contentType string
 	encoding    protocol.Encoding
-	begun       bool // the header is out
+	begun       bool
 	gzip        *gzip.Writer
+	packed      appender // what gzip writes to
 	bytes       int64
 }
 
-func (s *responseSink) begin() error {
-	s.begun = true
-	header := s.w.Header()
+// responseBody is the way to the client.
+type responseBody interface {
+	// write sends bytes, and before the first the header, all within writeTimeout.
+	write([]byte) error
+}
+
+// appender gathers what is written.
+type appender struct{ buf *[]byte }
+
+func (a *appender) Write(b []byte) (int, error) {
+	*a.buf = append(*a.buf, b...)
+	return len(b), nil
+}
+
+// describe sets the response's header.
+func (s *responseSink) describe(header http.Header) {
 	header.Set("Content-Type", s.contentType)
 	header.Set("X-Accel-Buffering", "no")
 	header.Set("Cache-Control", "no-store")
 	if s.encoding != protocol.Identity {
 		header.Set("Content-Encoding", s.encoding.String())
 	}
-	s.w.WriteHeader(http.StatusOK)
+}
+
+func (s *responseSink) send(lines []byte) error {
+	s.bytes += int64(len(lines))
+	return s.write(lines, false)
+}
+
+// write sends lines, and the end of the body's encoding if it is the last.
+func (s *responseSink) write(lines []byte, last bool) error {
+	h := s.handler
+	first := !s.begun
+	s.begun = true
+	if s.encoding == protocol.Identity {
+		return closed(s.body.write(lines))
+	}
+	buf := h.buffers.Get().(*[]byte)
+	defer h.recycle(buf)
 	var err error
 	switch s.encoding {
 	case protocol.Gzip:
-		s.gzip, err = gzip.NewWriterLevel(s.w, gzip.StatelessCompression)
+		s.packed.buf = buf
+		if first {
+			if s.gzip, err = gzip.NewWriterLevel(&s.packed, gzip.StatelessCompression); err != nil {
+				return fmt.Errorf("start compression: %w", err)
+			}
+		}
+		if _, err = s.gzip.Write(lines); err == nil && last {
+			err = s.gzip.Close()
+		}
+		s.packed.buf = nil
 	case protocol.Zstd:
-		_, err = s.w.Write(zstd.AppendHeader(nil))
+		if first {
+			*buf = zstd.AppendHeader(*buf)
+		}
+		encoder := h.encoders.Get().(*zstd.Encoder)
+		*buf = encoder.AppendBlocks(*buf, lines)
+		h.encoders.Put(encoder)
+		if last {
+			*buf = zstd.AppendEnd(*buf)
+		}
+	}
+	if err == nil {
+		err = s.body.write(*buf)
 	}
 	return closed(err)
 }
@@ -105,39 +200,13 @@ func closed(err error) error {
 	return fmt.Errorf("%w: %w", errClosed, err)
 }
 
-func (s *responseSink) send(lines []byte) error {
-	if !s.begun {
-		if err := s.begin(); err != nil {
-			return err
-		}
+// finish ends the body in order if the stream did. An error means that it must not
+// look whole.
+func (s *responseSink) finish(err error) error {
+	if err != nil {
+		return err
 	}
-	// An error means that the server cannot set deadlines, as in tests.
-	_ = s.rc.SetWriteDeadline(time.Now().Add(writeTimeout))
-	s.bytes += int64(len(lines))
-	var err error
-	switch s.encoding {
-	case protocol.Gzip:
-		_, err = s.gzip.Write(lines)
-	case protocol.Zstd:
-		err = s.writeZstd(lines)
-	default:
-		_, err = s.w.Write(lines)
-	}
-	if err == nil {
-		err = s.rc.Flush()
-	}
-	return closed(err)
-}
-
-func (s *responseSink) writeZstd(lines []byte) error {
-	h := s.handler
-	buf := h.buffers.Get().(*[]byte)
-	encoder := h.encoders.Get().(*zstd.Encoder)
-	*buf = encoder.AppendBlocks((*buf)[:0], lines)
-	h.encoders.Put(encoder)
-	_, err := s.w.Write(*buf)
-	h.recycle(buf)
-	return err
+	return s.write(nil, true)
 }
 
 func (s *responseSink) held() bool            { return false }
@@ -145,20 +214,66 @@ func (s *responseSink) more() <-chan struct{} { return nil }
 func (s *responseSink) resume() error         { return nil }
 func (s *responseSink) sent() int64           { return s.bytes }
 
-// close ends the body in order.
-func (s *responseSink) close() error {
-	if !s.begun {
-		if err := s.begin(); err != nil {
-			return err
+// response is a body that the HTTP server writes.
+type response struct {
+	w  http.ResponseWriter
+	rc *http.ResponseController
+}
+
+func (r *response) write(b []byte) error {
+	// An error means that the server cannot set deadlines, as in tests.
+	_ = r.rc.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if _, err := r.w.Write(b); err != nil {
+		return err
+	}
+	return r.rc.Flush()
+}
+
+// detached is a body in chunks on a connection that was taken from the server.
+type detached struct {
+	*Handler
+	conn   net.Conn
+	header http.Header // nil once it is out
+}
+
+func (d *detached) write(b []byte) error {
+	out := d.buffers.Get().(*[]byte)
+	if d.header != nil {
+		d.header.Set("Date", time.Now().UTC().Format(http.TimeFormat))
+		var header bytes.Buffer
+		_ = d.header.Write(&header) // a bytes.Buffer takes everything
+		*out = append(*out, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n"...)
+		*out = append(append(*out, header.Bytes()...), "\r\n"...)
+		d.header = nil
+	}
+	if len(b) > 0 { // an empty chunk would be the end
+		*out = append(strconv.AppendInt(*out, int64(len(b)), 16), "\r\n"...)
+		*out = append(append(*out, b...), "\r\n"...)
+	}
+	_ = d.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	_, err := d.conn.Write(*out)
+	d.recycle(out)
+	return err
+}
+
+// end writes the last chunk.
+func (d *detached) end() error {
+	_, err := d.conn.Write([]byte("0\r\n\r\n"))
+	return err
+}
+
+// maxDiscard is how much a client may send after its request.
+const maxDiscard = 64 << 10
+
+// discard reads until the client is gone. It has nothing more to say: the connection
+// is closed after the stream.
+func (d *detached) discard() {
+	var b [64]byte
+	for n := 0; n < maxDiscard; {
+		m, err := d.conn.Read(b[:])
+		if err != nil {
+			return
 		}
+		n += m
 	}
-	_ = s.rc.SetWriteDeadline(time.Now().Add(writeTimeout))
-	var err error
-	switch s.encoding {
-	case protocol.Gzip:
-		err = s.gzip.Close()
-	case protocol.Zstd:
-		_, err = s.w.Write(zstd.AppendEnd(nil))
-	}
-	return closed(err)
 }
