@@ -1,13 +1,15 @@
 // Package bucket holds the operations that clients download, their order and
 // their checksums: the arithmetic that lets a client know it has everything.
 //
+// Compact, which storage runs, drops what no client needs any more.
+//
 // It is pure: no I/O, no clock. Storage persists these values, sessions send
 // them, clients (and the tests' model client) reduce them.
 //
 // Invariants:
 //   - An OpID is used once, ever, and OpIDs of one store only grow.
 //   - A bucket's checksum at an OpID is the wrapping sum of the checksums of its
-//     ops up to there. Compaction keeps every such sum that a client may hold.
+//     ops up to there. Compaction keeps every such sum that a client may hold (see Compact).
 package bucket
 
 import (
@@ -122,8 +124,10 @@ func RemoveChecksum(s Subkey) Checksum {
 
 // Op is one operation of a bucket.
 type Op struct {
-	ID       OpID
-	Kind     OpKind
+	ID   OpID
+	Kind OpKind
+	// Checksum is PutChecksum or RemoveChecksum when an op is made. It belongs to the
+	// op's place: a compaction may put another row there, see Compact.
 	Checksum Checksum
 	// The rest is set for Put and Remove.
 	Subkey     Subkey
