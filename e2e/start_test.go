@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,8 +20,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
+
 	"github.com/millrace-sync/millrace/internal/demo"
 	"github.com/millrace-sync/millrace/internal/pgtest"
+	"github.com/millrace-sync/millrace/internal/storage"
 )
 
 // A startCase is a start of the service that must fail, or serve what it can, and say
@@ -337,6 +342,40 @@ func TestStorageLocked(t *testing.T) {
 	db := connect(t, s)
 	exec1(t, db, "INSERT INTO greeting (owner, message) VALUES ('ann', 'still there')")
 	converge(t, db, newClient(t, s, "ann"), "ann")
+}
+
+// TestStorageOfAnotherVersion: a folder of a format that this version does not know is
+// left as it is, and the message says what to do.
+func TestStorageOfAnotherVersion(t *testing.T) {
+	s := startStack(t)
+	if err := s.StopService(); err != nil {
+		t.Fatal(err)
+	}
+	order := *pebble.DefaultComparer
+	order.Name = "millrace.v1"
+	db, err := pebble.Open(s.StorageDir(), &pebble.Options{Comparer: &order, Logger: quiet{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := binary.BigEndian.AppendUint32(nil, storage.FormatVersion+1)
+	if err := errors.Join(db.Set([]byte("mformat"), later, pebble.Sync), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	p := launch(t, t.TempDir(), []string{"start", "-c", absolute(t, filepath.Join(app, "powersync.yaml"))}, s.ServiceEnv())
+	p.wait(t)
+	want := fmt.Sprintf("^millrace: open storage in .*it is %d and this millrace reads %d; use the version that wrote it, or remove the folder", storage.FormatVersion+1, storage.FormatVersion)
+	if code, text := p.code(t), p.output(); code != 150 || !matches(text, want) {
+		t.Errorf("exit code %d, want 150, and a line that matches %s:\n%s", code, want, text)
+	}
+}
+
+// quiet is a pebble.Logger that says nothing.
+type quiet struct{}
+
+func (quiet) Infof(string, ...any)  {}
+func (quiet) Errorf(string, ...any) {}
+func (quiet) Fatalf(format string, args ...any) {
+	panic(fmt.Sprintf(format, args...))
 }
 
 func absolute(t *testing.T, path string) string {

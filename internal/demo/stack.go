@@ -291,7 +291,7 @@ func (s *Stack) StopBackend() error { return stop(&s.Backend) }
 func (s *Stack) ServiceEnv() []string {
 	return []string{
 		"PS_DATABASE_URI=" + s.dsn(serviceRole),
-		"PS_STORAGE_PATH=" + filepath.Join(s.config.Dir, "store"),
+		"PS_STORAGE_PATH=" + s.StorageDir(),
 		"PS_PORT=" + strconv.Itoa(s.servicePort),
 		"PS_JWK_KID=" + s.secrets["PS_JWK_KID"],
 		"PS_JWK_N=" + s.secrets["PS_JWK_N"],
@@ -403,6 +403,9 @@ func (s *Stack) ServiceURL() string { return "http://" + hostPort(s.servicePort)
 
 // BackendURL returns where clients sign in and upload.
 func (s *Stack) BackendURL() string { return "http://" + hostPort(s.backendPort) }
+
+// StorageDir returns the folder of the service's storage.
+func (s *Stack) StorageDir() string { return filepath.Join(s.config.Dir, "store") }
 
 // LogDir returns the folder of the parts' logs.
 func (s *Stack) LogDir() string { return filepath.Join(s.config.Dir, "log") }
