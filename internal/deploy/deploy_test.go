@@ -1,0 +1,91 @@
+package deploy
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/streams"
+)
+
+func compile(t *testing.T, config string) *streams.Plan {
+	t.Helper()
+	plan, diagnostics := streams.Compile(streams.Source{File: "test.yaml", Text: "config: {edition: 3}\nstreams:\n" + config})
+	if plan == nil {
+		t.Fatal(streams.Format(diagnostics))
+	}
+	return plan
+}
+
+const (
+	notes = "  notes: {query: SELECT * FROM notes WHERE owner = auth.user_id()}\n"
+	tags  = "  tags: {query: SELECT * FROM tags}\n"
+)
+
+// serving returns a plan's definitions as a store holds them after their backfill.
+func serving(t *testing.T, config string) []storage.Definition {
+	defs := Compare(nil, compile(t, config), 1).Definitions
+	for i := range defs {
+		defs[i].State = storage.Serving
+	}
+	return defs
+}
+
+func TestCompareKeepsWhatStands(t *testing.T) {
+	stored := serving(t, notes)
+	for name, c := range map[string]struct {
+		config    string
+		new, drop int
+	}{
+		"the same":       {notes, 0, 0},
+		"stream added":   {tags + notes, 1, 0},
+		"stream renamed": {"  other: {query: SELECT * FROM notes WHERE owner = auth.user_id()}\n", 0, 0},
+		"query changed":  {"  notes: {query: SELECT id FROM notes WHERE owner = auth.user_id()}\n", 1, 1},
+		"replaced":       {tags, 1, 1},
+	} {
+		diff := Compare(stored, compile(t, c.config), 2)
+		if len(diff.New) != c.new || len(diff.Drop) != c.drop {
+			t.Errorf("%s: %d new, %d to drop; want %d and %d", name, len(diff.New), len(diff.Drop), c.new, c.drop)
+		}
+		for _, i := range diff.New {
+			if diff.Definitions[i].ID < 2 {
+				t.Errorf("%s: new definition has id %d, given out before", name, diff.Definitions[i].ID)
+			}
+		}
+	}
+}
+
+func TestStaleDefinitionsAreReplaced(t *testing.T) {
+	stored := serving(t, notes)
+	stored[0].State = storage.Stale
+	diff := Compare(stored, compile(t, notes), 2)
+	if len(diff.New) != 1 || !slices.Equal(diff.Drop, []storage.DefinitionID{1}) || diff.Definitions[0].ID != 2 {
+		t.Errorf("new %v, drop %v, definitions %+v; want the stale one replaced by id 2", diff.New, diff.Drop, diff.Definitions)
+	}
+}
+
+func TestInterruptedBackfillGoesOn(t *testing.T) {
+	stored := serving(t, notes)
+	stored[0].State = storage.Backfilling
+	stored[0].Tables = []storage.TableProgress{{Table: 5, After: []string{"k"}, Rows: 7}}
+	diff := Compare(stored, compile(t, notes), 2)
+	if len(diff.New) != 1 || diff.Definitions[0].ID != 1 || diff.Definitions[0].Tables[0].Rows != 7 {
+		t.Errorf("new %v, definitions %+v; want the stored one with its progress", diff.New, diff.Definitions)
+	}
+}
+
+func TestBucketNamesAreStable(t *testing.T) {
+	plan := compile(t, notes)
+	before := New(plan, serving(t, notes), "k3fq").BucketName(0, `["ann"]`)
+	if before != `k3fq.1#notes|0["ann"]` {
+		t.Errorf("bucket name %s", before)
+	}
+	renamed := compile(t, "  other: {query: SELECT * FROM notes WHERE owner = auth.user_id()}\n")
+	diff := Compare(serving(t, notes), renamed, 2)
+	if after := New(renamed, diff.Definitions, "k3fq").BucketName(0, `["ann"]`); after != before {
+		t.Errorf("renaming the stream renamed its bucket from %s to %s", before, after)
+	}
+	if other := New(plan, serving(t, notes), "zzzz").BucketName(0, `["ann"]`); other == before {
+		t.Error("two stores give a bucket the same name")
+	}
+}
