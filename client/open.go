@@ -215,6 +215,7 @@ func (d *DB) UpdateSchema(ctx context.Context, schema Schema) error {
 	d.mu.Lock()
 	d.schema = schema
 	d.mu.Unlock()
+	d.changes.publish([]string{schemaChange})
 	return nil
 }
 
