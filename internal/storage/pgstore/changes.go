@@ -1,0 +1,65 @@
+package pgstore
+
+import "github.com/millrace-sync/millrace/internal/storage"
+
+// maxChanged is how many buckets and lookups a change set names; beyond it, it
+// stands for everything.
+const maxChanged = 20_000
+
+// changeSet collects what one or several versions changed.
+type changeSet struct {
+	all     bool
+	plan    bool // definitions or deploys
+	buckets map[storage.BucketKey]struct{}
+	lookups map[storage.LookupKey]struct{}
+}
+
+func (c *changeSet) clear() {
+	*c = changeSet{buckets: map[storage.BucketKey]struct{}{}, lookups: map[storage.LookupKey]struct{}{}}
+}
+
+func (c *changeSet) bucket(k storage.BucketKey) {
+	if !c.all {
+		c.buckets[k] = struct{}{}
+		c.bound()
+	}
+}
+
+func (c *changeSet) lookup(k storage.LookupKey) {
+	if !c.all {
+		c.lookups[k] = struct{}{}
+		c.bound()
+	}
+}
+
+func (c *changeSet) bound() {
+	if len(c.buckets)+len(c.lookups) > maxChanged {
+		c.everything()
+	}
+}
+
+// everything gives up naming.
+func (c *changeSet) everything() {
+	c.all = true
+	clear(c.buckets)
+	clear(c.lookups)
+}
+
+// batch adds what a batch changes.
+func (c *changeSet) batch(b *storage.Batch) {
+	for i := range b.Ops {
+		if i == 0 || b.Ops[i].Bucket != b.Ops[i-1].Bucket {
+			c.bucket(b.Ops[i].Bucket)
+		}
+	}
+	for i := range b.Lookups {
+		c.lookup(b.Lookups[i].Lookup)
+	}
+	if len(b.Definitions) > 0 || b.Deploy != nil {
+		c.plan = true
+	}
+	if len(b.Drop) > 0 {
+		c.plan = true
+		c.everything()
+	}
+}

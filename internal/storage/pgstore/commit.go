@@ -1,0 +1,225 @@
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/millrace-sync/millrace/internal/bucket"
+	"github.com/millrace-sync/millrace/internal/storage"
+)
+
+// commitTime bounds one commit; a connection that is silent for so long is dead.
+const commitTime = 10 * time.Minute
+
+// bulk is the number of ops, or rows, from which on they are copied: it costs two
+// more round trips.
+const bulk = 200
+
+// writer is what a store knows of its newest state, published or not. Its fields
+// belong to whoever holds Store.writing.
+type writer struct {
+	token int64
+
+	view       view        // the newest published state
+	lastOp     bucket.OpID // the newest op that is stored
+	nextOp     bucket.OpID
+	nextDef    storage.DefinitionID
+	nextBucket int64
+	defs       map[storage.DefinitionID]struct{}
+	states     stateCache
+	changes    changeSet // since view
+	// parts says that there are batches since view.
+	parts bool
+	// unknown is why the outcome of a commit is not known; nil if it is. Nothing may
+	// be written until Recover has found out.
+	unknown error
+
+	staged staged // the batch being prepared
+}
+
+func (w *writer) init() {
+	w.defs = map[storage.DefinitionID]struct{}{}
+	w.states.clear()
+	w.changes.clear()
+	w.staged.touched = map[storage.BucketKey]*bucketChange{}
+}
+
+// Commit writes a batch, all of it or nothing, and durably unless NoSync allows
+// otherwise. It fails with ErrBatch if the batch breaks the contract, and with
+// ErrFailed and ErrLocked if another process has taken over. The context is heeded
+// until writing begins.
+//
+// If the database cannot be reached, or the connection breaks, the error is of
+// none of these kinds, and Commit goes on failing until Recover succeeds, which
+// finds out whether the batch was kept.
+func (s *Store) Commit(ctx context.Context, b *storage.Batch) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if err := s.writable(ctx); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	w := &s.writer
+	if w.unknown != nil {
+		return fmt.Errorf("commit: the outcome of an earlier one has to be found out by recovering: %w", w.unknown)
+	}
+	if err := w.check(b); err != nil {
+		return fmt.Errorf("commit: %w: %w", storage.ErrBatch, err)
+	}
+	hasData := len(b.Ops)+len(b.Rows)+len(b.Lookups)+len(b.Definitions)+len(b.Drop) > 0 || b.Deploy != nil
+	whole := hasData || w.parts // there is something to publish, or to be told apart from it
+	sync := !b.NoSync || (b.Publish && whole)
+
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime)
+	defer cancel()
+	if err := s.stage(ctx, b); err != nil {
+		return fmt.Errorf("commit: %w", s.failure(err))
+	}
+	w.changes.batch(b)
+	next := w.after(b, whole)
+	if err := s.write(ctx, b, next, whole, sync); err != nil {
+		// The changes named too many then, which does no harm.
+		return fmt.Errorf("commit: %w", err)
+	}
+
+	w.adopt(b, next)
+	s.records.committed(w.staged.rows)
+	if sync {
+		s.durable.Store(uint64(w.view.checkpoint.LSN))
+	}
+	w.parts = whole && !b.Publish
+	if b.Publish {
+		w.changes.clear()
+		s.publish(w.view)
+	}
+	return nil
+}
+
+// publish makes v what Snapshot returns, and tells of it.
+func (s *Store) publish(v view) {
+	s.mu.Lock()
+	s.current = v
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// write sends a staged batch as one transaction.
+func (s *Store) write(ctx context.Context, b *storage.Batch, next position, whole, sync bool) error {
+	w := &s.writer
+	conn, err := s.writes.Acquire(ctx)
+	if err != nil {
+		return s.failure(err)
+	}
+	defer conn.Release()
+	var out pgx.Batch
+	copied := len(w.staged.copyOps) > 0 || len(w.staged.copyRows) > 0
+	if copied {
+		if err = s.copyStaged(ctx, conn.Conn().PgConn()); err != nil {
+			return s.undecided(ctx, conn.Conn(), err, false)
+		}
+	} else {
+		out.Queue(beginText)
+	}
+	if !sync {
+		out.Queue("SELECT set_config('synchronous_commit', 'off', true)")
+	}
+	q := queue{batch: &out, text: s.text, version: w.view.version + 1}
+	q.staged(&w.staged, !b.Publish)
+	q.plan(b)
+	if b.Publish && whole {
+		var changes []byte
+		if !w.changes.all {
+			changes = appendChanges([]byte{}, &w.changes)
+		}
+		q.add("INSERT INTO millrace.publication (version, at, changes) VALUES ($1, clock_timestamp(), $2)", next.view.version, changes)
+	}
+	q.fence(w.token, s.opts.Lease, next)
+	out.Queue("COMMIT")
+	if err := sendBatch(ctx, conn.Conn(), &out); err != nil {
+		return s.undecided(ctx, conn.Conn(), err, true)
+	}
+	return nil
+}
+
+const beginText = "BEGIN ISOLATION LEVEL READ COMMITTED"
+
+func sendBatch(ctx context.Context, conn *pgx.Conn, b *pgx.Batch) error {
+	results := conn.SendBatch(ctx, b)
+	for range b.Len() {
+		if _, err := results.Exec(); err != nil {
+			return errors.Join(err, results.Close())
+		}
+	}
+	return results.Close()
+}
+
+// undecided ends a transaction that met an error. If the database reported it, the
+// transaction is not committed; if not, and COMMIT was sent, no one knows.
+func (s *Store) undecided(ctx context.Context, conn *pgx.Conn, err error, sent bool) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.SeverityUnlocalized != "FATAL" && pg.SeverityUnlocalized != "PANIC" {
+		_, _ = conn.Exec(ctx, "ROLLBACK") // or the pool drops the connection
+	} else if sent {
+		s.writer.unknown = err
+	}
+	return s.failure(err)
+}
+
+// failure gives an error of the driver the kind that callers know.
+func (s *Store) failure(err error) error {
+	if fenced(err) {
+		return s.lost()
+	}
+	if s.closing.Load() && !errors.Is(err, storage.ErrClosed) {
+		return fmt.Errorf("%w: %w", storage.ErrClosed, err)
+	}
+	return err
+}
+
+// position is what a commit brings the store to.
+type position struct {
+	view       view
+	nextOp     bucket.OpID
+	nextDef    storage.DefinitionID
+	nextBucket int64
+	lastOp     bucket.OpID
+}
+
+func (w *writer) after(b *storage.Batch, whole bool) position {
+	p := position{view: w.view, nextOp: w.nextOp, nextDef: w.nextDef, nextBucket: w.staged.nextBucket, lastOp: w.lastOp}
+	if n := len(b.Ops); n > 0 {
+		p.lastOp = b.Ops[n-1].Op.ID
+		p.nextOp = p.lastOp + 1
+	}
+	for i := range b.Definitions {
+		p.nextDef = max(p.nextDef, b.Definitions[i].ID+1)
+	}
+	if b.Publish {
+		p.view.checkpoint = storage.Checkpoint{Op: p.lastOp, LSN: b.LSN}
+		if whole {
+			p.view.version++
+		}
+	}
+	return p
+}
+
+// adopt makes a committed batch the newest state.
+func (w *writer) adopt(b *storage.Batch, p position) {
+	w.view, w.lastOp, w.nextOp, w.nextDef, w.nextBucket = p.view, p.lastOp, p.nextOp, p.nextDef, p.nextBucket
+	for key, c := range w.staged.touched {
+		w.states.put(key, c.bucketState)
+	}
+	for i := range b.Definitions {
+		w.defs[b.Definitions[i].ID] = struct{}{}
+	}
+	for _, id := range b.Drop {
+		delete(w.defs, id)
+	}
+}

@@ -1,0 +1,249 @@
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/millrace-sync/millrace/internal/bucket"
+	"github.com/millrace-sync/millrace/internal/storage"
+)
+
+// The number of ops that one query reads: few at first, then as many as make
+// about pageBytes. What a caller leaves unread of a page was sent in vain.
+const (
+	firstPage = 128
+	maxPage   = 4096
+	pageBytes = 1 << 20
+)
+
+// Snapshot is a reader's view of the store at a checkpoint, safe for concurrent
+// use. It is kept readable for Options.Retain, or in the writing process for as
+// long as it is open; its reads then fail with ErrExpired.
+type Snapshot struct {
+	store  *Store
+	view   view
+	closed atomic.Bool
+}
+
+// Snapshot returns the newest published state: in a reader, the newest that Watch
+// or Refresh has seen. It takes a fraction of a microsecond.
+func (s *Store) Snapshot() (*Snapshot, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing.Load() {
+		return nil, fmt.Errorf("snapshot: %w", storage.ErrClosed)
+	}
+	s.pins[s.current.version]++
+	return &Snapshot{store: s, view: s.current}, nil
+}
+
+// Checkpoint returns what the snapshot is of.
+func (sn *Snapshot) Checkpoint() storage.Checkpoint { return sn.view.checkpoint }
+
+// Close releases the snapshot, which must not be in use. A second Close does nothing.
+func (sn *Snapshot) Close() {
+	if sn.closed.Swap(true) {
+		return
+	}
+	s := sn.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pins[sn.view.version]--; s.pins[sn.view.version] == 0 {
+		delete(s.pins, sn.view.version)
+	}
+}
+
+func (sn *Snapshot) err() error {
+	if sn.closed.Load() || sn.store.closing.Load() {
+		return storage.ErrClosed
+	}
+	return nil
+}
+
+// live is a condition: the definition $1 is stored in version $2. A definition that
+// is dropped goes on having ops and lookups until they are purged.
+const live = `EXISTS (SELECT 1 FROM millrace.definition d WHERE d.id = $1 AND d.from_v <= $2 AND d.to_v > $2)`
+
+// BucketStates sets each element of out, which is as long as keys, to the state of
+// the bucket at the same place; a bucket without ops has the zero State.
+func (sn *Snapshot) BucketStates(keys []storage.BucketKey, out []bucket.State) error {
+	clear(out)
+	err := sn.err()
+	if err == nil && len(keys) > 0 {
+		err = sn.states(keys, out)
+	}
+	if err != nil {
+		return fmt.Errorf("read bucket states: %w", err)
+	}
+	return nil
+}
+
+func (sn *Snapshot) states(keys []storage.BucketKey, out []bucket.State) error {
+	ctx, cancel := context.WithTimeout(context.Background(), readTime)
+	defer cancel()
+	s := sn.store
+	for from, to := range pieces(len(keys)) {
+		defs, params := bucketColumns(keys[from:to])
+		rows, err := s.reads.Query(ctx, s.text.in(`SELECT k.ord, o.id, o.count, o.checksum, o.bytes
+			FROM unnest($1::bigint[], $2::bytea[]) WITH ORDINALITY k (def, params, ord)
+			JOIN millrace.bucket b ON b.def = k.def AND b.params = k.params
+			JOIN LATERAL (SELECT id, count, checksum, bytes FROM millrace.op WHERE bucket = b.id AND id <= $4 ORDER BY id DESC LIMIT 1) o ON true
+			WHERE EXISTS (SELECT 1 FROM millrace.definition d WHERE d.id = k.def AND d.from_v <= $3 AND d.to_v > $3)`),
+			defs, params, sn.view.version, int64(sn.view.checkpoint.Op))
+		if err != nil {
+			return s.failure(err)
+		}
+		var ord, last, checksum int64
+		var state bucket.State
+		_, err = pgx.ForEachRow(rows, []any{&ord, &last, &state.Count, &checksum, &state.Bytes}, func() error {
+			state.Last, state.Checksum = bucket.OpID(last), bucket.Checksum(checksum)
+			out[from+int(ord)-1] = state
+			return nil
+		})
+		if err != nil {
+			return s.failure(err)
+		}
+	}
+	return sn.kept(ctx)
+}
+
+// kept fails with ErrExpired if anything that the snapshot shows has been removed
+// by now. Nothing comes back, so what was read before then was whole.
+func (sn *Snapshot) kept(ctx context.Context) error {
+	s := sn.store
+	var pruned, purged int64
+	err := s.reads.QueryRow(ctx, s.text.in("SELECT pruned, purged FROM millrace.horizon WHERE one = 1")).Scan(&pruned, &purged)
+	if err != nil {
+		return s.failure(err)
+	}
+	return sn.since(max(pruned, purged))
+}
+
+// since fails unless the snapshot is of version oldest or later.
+func (sn *Snapshot) since(oldest int64) error {
+	if sn.view.version < oldest {
+		return fmt.Errorf("%w: it is of version %d, what is kept starts at %d; take a new one", ErrExpired, sn.view.version, oldest)
+	}
+	return nil
+}
+
+// Ops calls yield with each op of a bucket that follows after, in order, until it
+// returns false. The Op and its Data are valid until yield returns; its strings
+// may be kept.
+func (sn *Snapshot) Ops(key storage.BucketKey, after bucket.OpID, yield func(*bucket.Op) bool) error {
+	if err := sn.ops(key, after, yield); err != nil {
+		return fmt.Errorf("read ops of bucket %d%s: %w", key.Def, key.Params, err)
+	}
+	return nil
+}
+
+func (sn *Snapshot) ops(key storage.BucketKey, after bucket.OpID, yield func(*bucket.Op) bool) error {
+	p := pager{sn: sn, key: key, after: after, limit: firstPage}
+	for after < bucket.MaxOpID {
+		more, err := p.page(yield)
+		if err != nil || !more {
+			return err
+		}
+	}
+	return sn.err()
+}
+
+// pager reads a bucket's ops, a page at a time.
+type pager struct {
+	sn    *Snapshot
+	key   storage.BucketKey
+	after bucket.OpID
+	limit int
+	dec   opDecoder
+	op    bucket.Op
+}
+
+// page reads the next page and reports whether there may be another.
+func (p *pager) page(yield func(*bucket.Op) bool) (more bool, err error) {
+	sn, s := p.sn, p.sn.store
+	if err := sn.err(); err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), readTime)
+	defer cancel()
+	rows, err := s.reads.Query(ctx, s.text.in(`SELECT o.id, o.body, (SELECT purged FROM millrace.horizon WHERE one = 1)
+		FROM millrace.op o WHERE o.bucket = (SELECT b.id FROM millrace.bucket b WHERE b.def = $1 AND b.params = $3)
+		AND o.id > $4 AND o.id <= $5 AND `+live+` ORDER BY o.id LIMIT $6`),
+		int64(p.key.Def), sn.view.version, shorten(p.key.Params), int64(p.after), int64(sn.view.checkpoint.Op), p.limit)
+	if err != nil {
+		return false, s.failure(err)
+	}
+	defer rows.Close()
+	n, size := 0, 0
+	var id, purged int64
+	for rows.Next() {
+		raw := rows.RawValues()
+		if len(raw) != 3 || len(raw[0]) != 8 || len(raw[2]) != 8 {
+			return false, errors.New("the database sent ops in another form than asked for")
+		}
+		id, purged = readInt(raw[0]), readInt(raw[2])
+		if err := errors.Join(sn.err(), sn.since(purged)); err != nil {
+			return false, err
+		}
+		p.op.ID = bucket.OpID(id)
+		if err := p.dec.decode(&p.op, raw[1]); err != nil {
+			return false, err
+		}
+		n++
+		size += len(raw[1])
+		if !yield(&p.op) {
+			return false, nil
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return false, s.failure(err)
+	}
+	if n == 0 {
+		return false, sn.kept(ctx)
+	}
+	p.after = bucket.OpID(id)
+	more = n == p.limit
+	p.limit = min(max(pageBytes/(size/n+1), firstPage/8), 4*p.limit, maxPage)
+	return more, nil
+}
+
+// Lookup calls yield with what each source row contributes to a lookup, in no
+// particular order, until it fails. The bytes are valid until yield returns. If
+// Lookup fails, what yield was given may not have been all.
+func (sn *Snapshot) Lookup(key storage.LookupKey, yield func(values []byte) error) error {
+	err := sn.err()
+	if err == nil {
+		err = sn.lookup(key, yield)
+	}
+	if err != nil {
+		return fmt.Errorf("read lookup: %w", err)
+	}
+	return nil
+}
+
+func (sn *Snapshot) lookup(key storage.LookupKey, yield func(values []byte) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), readTime)
+	defer cancel()
+	s := sn.store
+	rows, err := s.reads.Query(ctx, s.text.in(`SELECT l.results FROM millrace.lookup l
+		WHERE l.def = $1 AND l.key = $3 AND l.from_v <= $2 AND l.to_v > $2 AND `+live),
+		int64(key.Def), sn.view.version, shorten(key.Key))
+	if err != nil {
+		return s.failure(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := yield(rows.RawValues()[0]); err != nil {
+			return err
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return s.failure(err)
+	}
+	rows.Close()
+	return sn.kept(ctx)
+}

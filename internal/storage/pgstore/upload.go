@@ -1,0 +1,118 @@
+package pgstore
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/millrace-sync/millrace/internal/bucket"
+	"github.com/millrace-sync/millrace/internal/source"
+	"github.com/millrace-sync/millrace/internal/storage"
+)
+
+// WriteCheckpoint returns a user's newest write checkpoint; false if there is none.
+func (s *Store) WriteCheckpoint(user string) (storage.WriteCheckpoint, bool, error) {
+	if s.closing.Load() {
+		return storage.WriteCheckpoint{}, false, fmt.Errorf("read write checkpoint: %w", storage.ErrClosed)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), readTime)
+	defer cancel()
+	var id, lsn int64
+	err := s.reads.QueryRow(ctx, s.text.in("SELECT id, lsn FROM millrace.write_checkpoint WHERE user_key = $1"), shorten(user)).Scan(&id, &lsn)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return storage.WriteCheckpoint{}, false, nil
+	}
+	if err != nil {
+		return storage.WriteCheckpoint{}, false, fmt.Errorf("read write checkpoint: %w", s.failure(err))
+	}
+	return storage.WriteCheckpoint{ID: uint64(id), LSN: source.LSN(lsn)}, true, nil
+}
+
+// RequestWriteCheckpoints stores the next write checkpoint of each user, in order,
+// all in one durable step, and returns their ids. An id never falls: one that
+// asks for less than the user already has gets what is stored. The stored LSN
+// never falls either, so that an id stands for all uploads before the request.
+// Any process may ask, also a reader.
+func (s *Store) RequestWriteCheckpoints(ctx context.Context, reqs []storage.WriteCheckpointRequest) ([]uint64, error) {
+	ids, err := s.requestUploads(ctx, reqs)
+	if err != nil {
+		return nil, fmt.Errorf("request write checkpoints: %w", err)
+	}
+	return ids, nil
+}
+
+func (s *Store) requestUploads(ctx context.Context, reqs []storage.WriteCheckpointRequest) ([]uint64, error) {
+	if s.closing.Load() {
+		return nil, storage.ErrClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if len(reqs) == 0 {
+		return nil, nil
+	}
+	for _, r := range reqs {
+		if r.AtLeast > uint64(bucket.MaxOpID) {
+			return nil, fmt.Errorf("%w: id %d is beyond the largest, %d", storage.ErrBatch, r.AtLeast, bucket.MaxOpID)
+		}
+	}
+	// In order of the users, so that two processes do not wait for each other; the
+	// counter comes first and lets one in at a time, so that seq is in the order of
+	// the commits.
+	order := make([]int, len(reqs))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(reqs[a].User, reqs[b].User) })
+	var out pgx.Batch
+	out.Queue(beginText)
+	out.Queue(s.text.in("UPDATE millrace.upload_counter SET seq = seq + 1 WHERE one = 1"))
+	for _, i := range order {
+		r := &reqs[i]
+		out.Queue(s.text.in(`INSERT INTO millrace.write_checkpoint AS w (user_key, username, id, lsn, seq)
+			SELECT $1, $2, CASE WHEN $3::bigint = 0 THEN 1 ELSE $3 END, $4, c.seq FROM millrace.upload_counter c WHERE c.one = 1
+			ON CONFLICT (user_key) DO UPDATE SET
+				id = CASE WHEN $3::bigint = 0 THEN w.id + 1 ELSE greatest(w.id, $3) END,
+				lsn = greatest(w.lsn, excluded.lsn), seq = excluded.seq
+			RETURNING id`), shorten(r.User), []byte(r.User), int64(r.AtLeast), int64(r.LSN))
+	}
+	out.Queue("COMMIT")
+	conn, err := s.reads.Acquire(ctx)
+	if err != nil {
+		return nil, s.failure(err)
+	}
+	defer conn.Release()
+	ids := make([]uint64, len(reqs))
+	results := conn.SendBatch(ctx, &out)
+	err = func() error {
+		for range 2 {
+			if _, err := results.Exec(); err != nil {
+				return err
+			}
+		}
+		for _, i := range order {
+			var id int64
+			if err := results.QueryRow().Scan(&id); err != nil {
+				return err
+			}
+			ids[i] = uint64(id)
+		}
+		_, err := results.Exec()
+		return err
+	}()
+	if err = errors.Join(err, results.Close()); err != nil {
+		_, _ = conn.Exec(ctx, "ROLLBACK")
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && pg.Code == "22003" {
+			return nil, fmt.Errorf("%w: a user's numbering has reached its end, %d", storage.ErrBatch, bucket.MaxOpID)
+		}
+		return nil, s.failure(err)
+	}
+	s.notify(ctx)
+	return ids, nil
+}
