@@ -375,6 +375,22 @@ func exec(t *testing.T, conn *pgx.Conn, sql ...string) {
 	}
 }
 
+// execScript executes statements one by one, each in a transaction of its own
+// unless the script says otherwise.
+func execScript(t *testing.T, conn *pgx.Conn, script string) {
+	t.Helper()
+	for _, line := range strings.Split(script, "\n") {
+		if line, _, _ = strings.Cut(line, "--"); strings.TrimSpace(line) == "" {
+			continue
+		}
+		for statement := range strings.SplitSeq(line, ";") {
+			if strings.TrimSpace(statement) != "" {
+				exec(t, conn, statement)
+			}
+		}
+	}
+}
+
 // database returns a database with a publication of all tables, and a connection.
 func database(t *testing.T, c *pgtest.Cluster, sql ...string) (string, *pgx.Conn) {
 	t.Helper()

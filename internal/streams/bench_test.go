@@ -6,19 +6,20 @@ import (
 	"testing"
 	"unsafe"
 
+	"github.com/millrace-sync/millrace/internal/conformance"
 	"github.com/millrace-sync/millrace/internal/source"
 )
 
 // BenchmarkCompile compiles a config of 170 streams: the conformance cases, and
 // once more as many as are missing.
 func BenchmarkCompile(b *testing.B) {
-	cases := readCases(b, "testdata/conformance/streams.txt")
+	cases := conformance.ReadCases(b, "testdata/conformance/streams.txt")
 	for i := 0; len(cases) < 170; i++ {
 		c := cases[i]
-		c.name += "_again"
+		c.Name += "_again"
 		cases = append(cases, c)
 	}
-	text := streamsConfig("", cases[:170])
+	text := conformance.Config("", cases[:170])
 	b.ReportAllocs()
 	for b.Loop() {
 		if p, diags := Compile(Source{File: "s.yaml", Text: text}); p == nil {

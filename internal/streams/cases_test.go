@@ -10,6 +10,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/millrace-sync/millrace/internal/conformance"
 	"github.com/millrace-sync/millrace/internal/source"
 )
 
@@ -66,7 +67,7 @@ func TestCases(t *testing.T) {
 	for _, path := range inputs(t, "testdata/cases/*.yaml") {
 		t.Run(filepath.Base(path), func(t *testing.T) {
 			var c caseFile
-			if err := yaml.Unmarshal([]byte(readFile(t, path)), &c); err != nil {
+			if err := yaml.Unmarshal([]byte(conformance.ReadFile(t, path)), &c); err != nil {
 				t.Fatal(err)
 			}
 			p, diags := Compile(Source{File: "config", Text: c.Config})

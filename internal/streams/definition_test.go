@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/millrace-sync/millrace/internal/conformance"
 	"github.com/millrace-sync/millrace/internal/source"
 )
 
@@ -21,7 +22,7 @@ func streamConfigOf(queries ...string) string {
 	var b strings.Builder
 	b.WriteString("config: {edition: 3}\nstreams:\n")
 	for i, q := range queries {
-		fmt.Fprintf(&b, "  s%d:\n    accept_potentially_dangerous_queries: true\n    query: %s\n", i, quote(q))
+		fmt.Fprintf(&b, "  s%d:\n    accept_potentially_dangerous_queries: true\n    query: %s\n", i, conformance.Quote(q))
 	}
 	return b.String()
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ncruces/go-sqlite3"
 
+	"github.com/millrace-sync/millrace/internal/conformance"
 	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/streams/expr"
 )
@@ -473,7 +474,7 @@ func TestDifferential(t *testing.T) {
 				w := newWorld(t, rand.New(rand.NewPCG(seed, 0)), engine == "sqlite")
 				for i := range 25 {
 					q := w.query()
-					text := fmt.Sprintf("config: {edition: 3, unstable_sqlite_expression_engine: %t}\nstreams:\n  s:\n    query: %s\n    accept_potentially_dangerous_queries: true\n", engine == "sqlite", quote(q.ours))
+					text := fmt.Sprintf("config: {edition: 3, unstable_sqlite_expression_engine: %t}\nstreams:\n  s:\n    query: %s\n    accept_potentially_dangerous_queries: true\n", engine == "sqlite", conformance.Quote(q.ours))
 					p, diags := Compile(Source{File: "s.yaml", Text: text})
 					if p == nil {
 						if !strings.Contains(Format(diags), "mixes") && !strings.Contains(Format(diags), "multiplied out") {

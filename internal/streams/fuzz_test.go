@@ -5,6 +5,7 @@ import (
 
 	"go.yaml.in/yaml/v4"
 
+	"github.com/millrace-sync/millrace/internal/conformance"
 	"github.com/millrace-sync/millrace/internal/source"
 )
 
@@ -12,7 +13,7 @@ import (
 // the text, and what compiles must bind, describe itself and answer.
 func FuzzCompile(f *testing.F) {
 	for _, pattern := range []string{"testdata/diagnostics/queries.yaml", "testdata/diagnostics/places.yaml", "testdata/plans/streams.yaml", "testdata/plans/legacy.yaml", "testdata/conformance/legacy.yaml"} {
-		f.Add(readFile(f, pattern))
+		f.Add(conformance.ReadFile(f, pattern))
 	}
 	f.Add("config: {edition: 3}\nstreams: {s: {query: SELECT * FROM t0 q WHERE q.a IN (SELECT b FROM t1 WHERE c = auth.user_id()) AND arr && auth.parameter('x')}}")
 	f.Add("x: &a [*a]\nstreams: *a")

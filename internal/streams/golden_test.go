@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/millrace-sync/millrace/internal/conformance"
 )
 
 var update = flag.Bool("update", false, "write what the golden tests get as what they want")
@@ -21,7 +23,7 @@ func golden(t *testing.T, input, got string) {
 		}
 		return
 	}
-	if want := readFile(t, path); got != want {
+	if want := conformance.ReadFile(t, path); got != want {
 		t.Errorf("%s differs; run with -update and review the difference\n--- want\n%s\n--- got\n%s", path, want, got)
 	}
 }
@@ -39,7 +41,7 @@ func inputs(t *testing.T, pattern string) []string {
 func TestDiagnostics(t *testing.T) {
 	for _, path := range inputs(t, "testdata/diagnostics/*.yaml") {
 		t.Run(filepath.Base(path), func(t *testing.T) {
-			p, diags := Compile(Source{File: filepath.Base(path), Text: readFile(t, path)})
+			p, diags := Compile(Source{File: filepath.Base(path), Text: conformance.ReadFile(t, path)})
 			if p != nil {
 				t.Error("the config is accepted")
 			}
@@ -54,7 +56,7 @@ func TestDiagnostics(t *testing.T) {
 func TestPlans(t *testing.T) {
 	for _, path := range inputs(t, "testdata/plans/*.yaml") {
 		t.Run(filepath.Base(path), func(t *testing.T) {
-			p, diags := Compile(Source{File: filepath.Base(path), Text: readFile(t, path)})
+			p, diags := Compile(Source{File: filepath.Base(path), Text: conformance.ReadFile(t, path)})
 			if p == nil {
 				t.Fatal(Format(diags))
 			}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/millrace-sync/millrace/internal/conformance"
 	"github.com/millrace-sync/millrace/internal/source"
 )
 
@@ -97,7 +98,7 @@ func TestIncremental(t *testing.T) {
 	for seed := *firstSeed; seed < *firstSeed+uint64(*seeds)/3; seed++ {
 		w := newWorld(t, rand.New(rand.NewPCG(seed, 1)), true)
 		q := w.query()
-		p, _ := Compile(Source{File: "s.yaml", Text: fmt.Sprintf("config: {edition: 3, unstable_sqlite_expression_engine: true}\nstreams:\n  s:\n    query: %s\n", quote(q.ours))})
+		p, _ := Compile(Source{File: "s.yaml", Text: fmt.Sprintf("config: {edition: 3, unstable_sqlite_expression_engine: true}\nstreams:\n  s:\n    query: %s\n", conformance.Quote(q.ours))})
 		if p == nil {
 			continue
 		}
