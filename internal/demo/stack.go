@@ -7,7 +7,8 @@
 // the same parts and the same checks.
 //
 // Invariants:
-//   - Everything of a Stack lives in one directory and on loopback.
+//   - Everything of a Stack lives in one directory. Its Postgres and its backend,
+//     which lets anybody sign in, listen on loopback only.
 //   - A child process ends with us, even when we are killed.
 //   - The parts are run as users run them: the built binaries, the example's
 //     powersync.yaml and the terminal client, unmodified.
@@ -90,10 +91,10 @@ func New(ctx context.Context, c Config) (*Stack, error) {
 	if s.Postgres, err = pgtest.New(pgDir, pgtest.WithPassword(s.secrets[superuserPassword])); err != nil {
 		return nil, err
 	}
-	if s.servicePort, err = pickPort(c.ServicePort); err != nil {
+	if s.servicePort, err = pickPort("", c.ServicePort); err != nil {
 		return nil, err
 	}
-	if s.backendPort, err = pickPort(c.BackendPort); err != nil {
+	if s.backendPort, err = pickPort("127.0.0.1", c.BackendPort); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -199,11 +200,11 @@ func Remove(dir string) error {
 	return nil
 }
 
-// pickPort returns want if it is free, else another.
-func pickPort(want int) (int, error) {
-	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(want)))
+// pickPort returns want if it is free on host (empty: everywhere), else another.
+func pickPort(host string, want int) (int, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(want)))
 	if err != nil && want != 0 {
-		return pickPort(0)
+		return pickPort(host, 0)
 	}
 	if err != nil {
 		return 0, fmt.Errorf("find a free port: %w", err)
