@@ -38,6 +38,8 @@ type store struct {
 	writes     map[string]storage.WriteCheckpoint
 	open       int // snapshots
 	fail       error
+	// reading, if set, is called before a bucket's operations are read.
+	reading func(key storage.BucketKey, after bucket.OpID)
 }
 
 func (s *store) Snapshot() (httpapi.Snapshot, error) {
@@ -88,6 +90,9 @@ func (v *snapshot) BucketStates(keys []storage.BucketKey, out []bucket.State) er
 }
 
 func (v *snapshot) Ops(key storage.BucketKey, after bucket.OpID, yield func(*bucket.Op) bool) error {
+	if v.store.reading != nil {
+		v.store.reading(key, after)
+	}
 	for i := range v.ops[key] {
 		if op := &v.ops[key][i]; op.ID > after && !yield(op) {
 			break

@@ -10,12 +10,16 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/millrace-sync/millrace/internal/bucket"
+	"github.com/millrace-sync/millrace/internal/httpapi"
+	"github.com/millrace-sync/millrace/internal/storage"
 	"github.com/millrace-sync/millrace/protocol"
 )
 
@@ -212,6 +216,124 @@ func TestNeverReading(t *testing.T) {
 			t.Errorf("the other had to wait for %s", time.Since(start))
 		}
 		time.Sleep(61 * time.Second) // of the bubble's time
+		s.idle()
+	})
+}
+
+// Large downloads wait for each other. A small change does not wait for them.
+func TestFairness(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t, func(c *httpapi.Config) { c.Fetches = 2; c.Connections = 20 })
+		proceed := make(chan struct{})
+		var reading, most atomic.Int32
+		s.store.reading = func(key storage.BucketKey, after bucket.OpID) {
+			if key.Params == `["bob"]` || after == 0 {
+				return
+			}
+			if n := reading.Add(1); n > most.Load() {
+				most.Store(n)
+			}
+			<-proceed
+			reading.Add(-1)
+		}
+		client, _, stop := s.serve()
+		defer stop()
+		small := stream(t, client, token(claims{"sub": "bob"}), `{}`)
+		defer small.resp.Body.Close()
+		small.want(`{"checkpoint":`, `{"checkpoint_complete":`)
+		var large []*lines
+		for i := range 5 {
+			user := fmt.Sprint("large", i)
+			s.commit(user, 3000, "")
+			l := stream(t, client, token(claims{"sub": user}), `{}`)
+			defer l.resp.Body.Close()
+			go func() { _, _ = io.Copy(io.Discard, l.resp.Body) }()
+			large = append(large, l)
+		}
+		synctest.Wait()
+		if n := reading.Load(); n != 2 {
+			t.Errorf("%d large downloads read at once, want 2", n)
+		}
+		s.commit("bob", 1, "")
+		small.want(`{"checkpoint_diff":`, `{"data":`, `{"checkpoint_complete":`)
+		close(proceed)
+		s.idle()
+		if most.Load() != 2 || len(large) != 5 {
+			t.Errorf("%d large downloads read at once, want 2", most.Load())
+		}
+	})
+}
+
+// A client without chunks is served by the HTTP server itself.
+func TestHTTP10(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t, nil)
+		_, listener, stop := s.serve()
+		defer stop()
+		for _, encoding := range []string{"identity", "gzip", "zstd"} {
+			conn, err := listener.dial(context.Background(), "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			request := fmt.Sprintf("POST /sync/stream HTTP/1.0\r\nAuthorization: Token %s\r\nAccept-Encoding: %s\r\nContent-Length: 2\r\n\r\n{}",
+				token(claims{"exp": time.Now().Unix() + 10}), encoding)
+			if _, err := io.WriteString(conn, request); err != nil {
+				t.Fatal(err)
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			body := io.Reader(resp.Body)
+			switch encoding {
+			case "gzip":
+				body, err = gzip.NewReader(body)
+			case "zstd":
+				body, err = zstd.NewReader(body)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := &lines{t, resp, bufio.NewReader(body)}
+			l.want(`{"checkpoint":`, `{"checkpoint_complete":`, `{"token_expires_in":10}`, `{"token_expires_in":0}`, "error: EOF")
+		}
+	})
+}
+
+// What a client sends after its request is not heard, and too much of it ends the
+// stream.
+func TestTalkingClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t, nil)
+		_, listener, stop := s.serve()
+		defer stop()
+		conn, err := listener.dial(context.Background(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		request := fmt.Sprintf("POST /sync/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Token %s\r\nContent-Length: 2\r\n\r\n{}", token(nil))
+		if _, err := io.WriteString(conn, request); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		l := &lines{t, resp, bufio.NewReader(resp.Body)}
+		l.want(`{"checkpoint":`, `{"checkpoint_complete":`)
+		if _, err := conn.Write(make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+		s.commit("ann", 1, "")
+		l.want(`{"checkpoint_diff":`, `{"data":`, `{"checkpoint_complete":`)
+		if n, err := conn.Write(make([]byte, 1<<20)); err == nil || n > 70_000 {
+			t.Errorf("%d bytes were taken, %v", n, err)
+		}
+		l.want("error: unexpected EOF")
 		s.idle()
 	})
 }

@@ -54,7 +54,18 @@ func TestTranscripts(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := play(t, string(text))
+			got := play(t, string(text), nil)
+			if !*update {
+				// Lines that come from other sessions are the same lines.
+				shared := &sharing{lines: map[session.ChunkKey]session.EncodedChunk{}}
+				play(t, string(text), shared)
+				if diff := cmp.Diff(got, play(t, string(text), shared)); diff != "" {
+					t.Errorf("with lines that sessions share it differs (-without +with):\n%s", diff)
+				}
+				if strings.Contains(got, `{"data":`) && shared.hits == 0 {
+					t.Error("nothing was shared")
+				}
+			}
 			if *update {
 				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 					t.Fatal(err)
@@ -68,8 +79,27 @@ func TestTranscripts(t *testing.T) {
 	}
 }
 
-func play(t *testing.T, text string) string {
-	s := &scene{t: t, held: map[string]*holding{}}
+// sharing keeps every line.
+type sharing struct {
+	lines map[session.ChunkKey]session.EncodedChunk
+	hits  int
+}
+
+func (s *sharing) Get(k session.ChunkKey) (session.EncodedChunk, bool) {
+	c, ok := s.lines[k]
+	if ok {
+		s.hits++
+	}
+	return c, ok
+}
+
+func (s *sharing) Put(k session.ChunkKey, c session.EncodedChunk) {
+	c.Line = bytes.Clone(c.Line)
+	s.lines[k] = c
+}
+
+func play(t *testing.T, text string, shared session.Chunks) string {
+	s := &scene{t: t, held: map[string]*holding{}, shared: shared}
 	defer s.close()
 	var out []string
 	for _, block := range strings.Split(strings.TrimSpace(text), "\n\n") {
@@ -106,6 +136,7 @@ type scene struct {
 	lsn     source.LSN
 	changes checkpoint.Changes
 
+	shared  session.Chunks
 	session *session.Session
 	watcher *checkpoint.Watcher
 	snap    *pebblestore.Snapshot
@@ -317,7 +348,7 @@ func (s *scene) connect(user, body string) string {
 	s.held = held
 	s.session = session.New(session.Config{
 		Deploy: s.deploy, Request: r, Positions: positions, Codec: protocol.JSONLines,
-		Limits: streams.Limits{Buckets: 5, LookupResults: 100},
+		Limits: streams.Limits{Buckets: 5, LookupResults: 100}, Chunks: s.shared,
 	})
 	s.watcher = s.hub.Watch(user)
 	return ""
