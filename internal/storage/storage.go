@@ -14,6 +14,9 @@
 //     back: rows, lookups, definitions and bucket states are then exactly those of
 //     the Checkpoint, so that the writer can replay the transaction from its start.
 //   - Op ids are never reused, and within the store only grow, crash or not.
+//   - Compaction, which may go on beside everything else, shows in later Snapshots as
+//     bucket.Compact says, and in none that is open. It looks at no ops beyond the
+//     Checkpoint, and writes only while there are no batches without Publish.
 package storage
 
 import (
@@ -242,6 +245,28 @@ type LookupWrite struct {
 	Lookup LookupKey
 	Row    bucket.Subkey
 	Values []byte
+}
+
+// CompactOptions say what of a store to compact, and at which pace.
+type CompactOptions struct {
+	// Buckets to compact; all of them if it is empty.
+	Buckets []BucketKey
+	// Incremental leaves alone what a store in use should: buckets that have not
+	// grown by much since they were last compacted, definitions that are being
+	// backfilled, and the places of ops that are newer than the last compaction, so
+	// that clients which were here since then need not download rows again. Without
+	// it, all is done that can be, and space is given back to the file system at once.
+	Incremental bool
+	// Share is how much of one core's time may be used, up to 1; 0 means 1.
+	Share float64
+}
+
+// CompactStats is what a compaction did.
+type CompactStats struct {
+	Buckets int64 // that were walked
+	bucket.Compacted
+	// Rows is the number of row records dropped, of tables that no definition reads.
+	Rows int64
 }
 
 // WriteCheckpoint is the promise that a user's uploads up to ID are in the

@@ -193,6 +193,22 @@ func decodeState(value []byte) (bucket.State, error) {
 	return s, r.end("bucket state")
 }
 
+// compactionMark is where the last compaction of a bucket left it.
+type compactionMark struct {
+	Until bucket.OpID // the last op that was looked at
+	Count int64       // State.Count then
+}
+
+func appendMark(dst []byte, m compactionMark) []byte {
+	return binary.AppendUvarint(binary.BigEndian.AppendUint64(dst, uint64(m.Until)), uint64(m.Count))
+}
+
+func decodeMark(value []byte) (compactionMark, error) {
+	r := decoder{rest: value}
+	m := compactionMark{Until: bucket.OpID(r.u64()), Count: int64(r.uvarint())}
+	return m, r.end("compaction mark")
+}
+
 // A row record is its memberships, its lookups, its kept values, each with their
 // count, and the number of copies.
 

@@ -31,6 +31,7 @@ var samples = []struct {
 	{"move", &bucket.Op{ID: 4, Kind: bucket.Move, Checksum: 1 << 31}},
 	{"clear", &bucket.Op{ID: bucket.MaxOpID, Kind: bucket.Clear, Checksum: 5}},
 	{"state", bucket.State{Last: 300, Count: 128, Checksum: 0xFFFFFFFF, Bytes: 1 << 40}},
+	{"compaction mark", compactionMark{Until: 300, Count: 128}},
 	{"empty row", &storage.RowRecord{}},
 	{"row", &storage.RowRecord{
 		Memberships: []storage.Membership{
@@ -60,6 +61,8 @@ func encode(v any) []byte {
 		return appendOp(nil, v)
 	case bucket.State:
 		return appendState(nil, v)
+	case compactionMark:
+		return appendMark(nil, v)
 	case *storage.RowRecord:
 		return appendRow(nil, v)
 	case storage.Definition:
@@ -84,6 +87,8 @@ func decode(like any, b []byte) (any, error) {
 		return &op, err
 	case bucket.State:
 		return decodeState(b)
+	case compactionMark:
+		return decodeMark(b)
 	case *storage.RowRecord:
 		return decodeRow(b)
 	case storage.Definition:
@@ -160,6 +165,7 @@ func TestFormatIsStable(t *testing.T) {
 	}{
 		{"op key", appendOpKey(nil, key, 3)},
 		{"state key", appendBucket(nil, spaceState, key)},
+		{"compaction mark key", appendBucket(nil, spaceMark, key)},
 		{"lookup key", appendLookup(nil, storage.LookupKey{Def: 258, Key: "a\x00\x01\x02"})},
 		{"row key", appendRowKey(nil, storage.RowRef{Table: 258, Key: "\x03k\x00\x01"})},
 		{"upload key", appendUpload(nil, "u/c")},

@@ -27,6 +27,9 @@ type writer struct {
 	// transaction were committed without Publish.
 	undo   uint64
 	states stateCache
+	// settled, if not nil, is closed when undo falls to 0.
+	settled chan struct{}
+	drops   int // of definitions, since the store was opened
 
 	probe   probe                              // has its own lock; Row uses it
 	touched map[storage.BucketKey]*stateChange // by the batch being prepared
@@ -83,8 +86,17 @@ func (s *Store) Commit(ctx context.Context, b *storage.Batch) error {
 	if b.Publish {
 		s.publish(w.checkpoint, whole)
 		w.undo = 0
+		w.settle()
 	}
 	return nil
+}
+
+// settle wakes who waits for undo to fall to 0.
+func (w *writer) settle() {
+	if w.settled != nil {
+		close(w.settled)
+		w.settled = nil
+	}
 }
 
 // writable returns why nothing may be written, or nil.
@@ -246,11 +258,16 @@ func (e *edit) plan(b *storage.Batch) error {
 		}
 	}
 	for _, id := range b.Drop {
-		for _, space := range []byte{spaceOp, spaceState, spaceLookup, spaceDefinition} {
+		for _, space := range []byte{spaceOp, spaceState, spaceMark, spaceLookup, spaceDefinition} {
 			from, to := defRange(space, uint32(id))
 			if err := e.batch.DeleteRange(from, to, nil); err != nil {
 				return err
 			}
+		}
+	}
+	if len(b.Drop) > 0 {
+		if err := e.batch.Set([]byte(metaDropped), nil, nil); err != nil {
+			return err
 		}
 	}
 	if d := b.Deploy; d != nil {
@@ -303,6 +320,7 @@ func (w *writer) adopt(b *storage.Batch) {
 	}
 	for _, id := range b.Drop {
 		delete(w.defs, id)
+		w.drops++
 	}
 	if b.Publish {
 		w.checkpoint = storage.Checkpoint{Op: w.lastOp, LSN: b.LSN}

@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/millrace-sync/millrace/internal/storage"
 )
@@ -25,8 +28,21 @@ type health struct {
 	log    *slog.Logger
 	failed chan struct{} // closed after cause is set
 
+	backup atomic.Pointer[string] // the folder of a backup being written, if any
+
 	mu    sync.Mutex
 	cause error
+}
+
+// isBackup reports whether a file or folder is of the backup being written, or
+// above it.
+func (h *health) isBackup(fs vfs.FS, name string) bool {
+	b := h.backup.Load()
+	if b == nil {
+		return false
+	}
+	sep := fs.PathJoin("a", "b")[1:2]
+	return name == *b || strings.HasPrefix(name, *b+sep) || strings.HasPrefix(*b, strings.TrimSuffix(name, sep)+sep) || name == fs.PathDir(*b)
 }
 
 func newHealth(log *slog.Logger) *health {

@@ -18,6 +18,7 @@ import (
 // keys sort as they do.
 const (
 	spaceState      = 'b' // definition u32, params → bucket.State
+	spaceMark       = 'c' // definition u32, params → compactionMark
 	spaceDefinition = 'd' // definition u32 → storage.Definition
 	spaceLookup     = 'l' // definition u32, escaped key, 0x00, subkey → values
 	spaceMeta       = 'm' // name → …
@@ -34,6 +35,7 @@ const (
 	metaIdentity   = "midentity"   // epoch (epochLen bytes), secret (32 bytes)
 	metaNext       = "mnext"       // u64: NextOp; u32: NextDefinition
 	metaCheckpoint = "mcheckpoint" // u64: op; u64: LSN
+	metaDropped    = "mdropped"    // there may be row records of tables that no definition reads
 )
 
 const (

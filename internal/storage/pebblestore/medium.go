@@ -1,6 +1,8 @@
 package pebblestore
 
 import (
+	"os"
+
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -9,7 +11,8 @@ import (
 // Pebble has no way on from a write that failed but to end the process, in places
 // by unlocking what it has not locked. So whoever meets a failure waits there for
 // ever, holding what it holds, while health tells the rest that the store has
-// failed. Reads go on; writes are not begun any more.
+// failed. Reads go on; writes are not begun any more. A backup is written to what
+// may be another disk, and says itself when that fails.
 type medium struct {
 	vfs.FS
 	health *health
@@ -25,12 +28,18 @@ func (h *health) sound(err error) {
 
 func (m medium) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	f, err := m.FS.Create(name, c)
+	if m.health.isBackup(m.FS, name) {
+		return f, err
+	}
 	m.health.sound(err)
 	return mediumFile{f, m.health}, nil
 }
 
 func (m medium) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
 	f, err := m.FS.OpenReadWrite(name, c, opts...)
+	if m.health.isBackup(m.FS, name) {
+		return f, err
+	}
 	m.health.sound(err)
 	return mediumFile{f, m.health}, nil
 }
@@ -43,16 +52,23 @@ func (m medium) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) 
 
 func (m medium) OpenDir(name string) (vfs.File, error) {
 	f, err := m.FS.OpenDir(name)
-	if err != nil {
-		return nil, err
+	if err != nil || m.health.isBackup(m.FS, name) {
+		return f, err
 	}
 	return mediumFile{f, m.health}, nil
 }
 
 func (m medium) Rename(oldname, newname string) error {
-	m.health.sound(m.FS.Rename(oldname, newname))
+	err := m.FS.Rename(oldname, newname)
+	if m.health.isBackup(m.FS, newname) {
+		return err
+	}
+	m.health.sound(err)
 	return nil
 }
+
+// MkdirAll implements vfs.FS. What a store holds is private.
+func (m medium) MkdirAll(dir string, _ os.FileMode) error { return m.FS.MkdirAll(dir, 0o700) }
 
 // Unwrap implements vfs.FS.
 func (m medium) Unwrap() vfs.FS { return m.FS }

@@ -15,6 +15,10 @@
 // store is then as the checkpoint left it, and the transaction can be replayed.
 // Only the numbering of ops and definitions is not taken back.
 //
+// Compact drops what no client needs any more, beside everything else: it reads
+// without holding anybody up, and writes small batches between those of Commit, of
+// published ops and when no undo log is there. Backup copies the store as it is.
+//
 // Invariants, besides those of package storage:
 //   - A store whose medium failed is never written again: every write returns
 //     ErrFailed until the process opens it anew.
@@ -66,6 +70,7 @@ const (
 // are carried out one after the other. Any number may read.
 type Store struct {
 	dir    string
+	fs     vfs.FS
 	log    *slog.Logger
 	db     *pebble.DB
 	lock   *pebble.Lock
@@ -76,6 +81,9 @@ type Store struct {
 
 	durable atomic.Uint64 // source.LSN
 	closing atomic.Bool
+
+	// compacting has room for one: who compacts.
+	compacting chan struct{}
 
 	// writing is held while a batch is prepared and applied.
 	writing sync.Mutex
@@ -108,7 +116,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if opts.MemTableSize <= 0 {
 		opts.MemTableSize = defaultMemTableSize
 	}
-	s := &Store{dir: opts.Dir, log: opts.Logger, health: newHealth(opts.Logger), views: map[*view]struct{}{}}
+	s := &Store{dir: opts.Dir, fs: opts.FS, log: opts.Logger, health: newHealth(opts.Logger), views: map[*view]struct{}{}, compacting: make(chan struct{}, 1)}
 	s.idle.L = &s.mu
 	if err := s.open(ctx, opts); err != nil {
 		return nil, fmt.Errorf("open storage in %s: %w", opts.Dir, err)
@@ -398,6 +406,7 @@ func (s *Store) Close() error {
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	s.writer.settle() // who waits finds that the store is closed
 	s.mu.Lock()
 	for s.active > 0 {
 		s.idle.Wait()

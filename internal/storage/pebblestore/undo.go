@@ -160,6 +160,7 @@ func (s *Store) rollback(ctx context.Context) error {
 		s.log.Info("took back an unfinished transaction", "entries", entries, "checkpoint", w.checkpoint)
 	}
 	w.undo, w.lastOp = 0, w.checkpoint.Op
+	w.settle()
 	w.states.clear()
 	if err := w.probe.reset(); err != nil {
 		return err
