@@ -233,13 +233,19 @@ func reply(w http.ResponseWriter, status int, body []byte) {
 // fail answers with an error: a *protocol.Error as it is, anything else as an
 // internal one, whose cause is for the log only.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	e := h.refused(err, "method", r.Method, "path", r.URL.Path, "user_agent", userAgent(r))
+	reply(w, e.Status, e.AppendJSON(nil))
+}
+
+// refused logs why a request is refused, and returns what the client is told.
+func (h *Handler) refused(err error, attrs ...any) *protocol.Error {
 	e := protocol.AsError(err)
+	log := h.Log.With(attrs...)
 	switch {
 	case e.Status == http.StatusInternalServerError && e.Code != protocol.NoSyncConfig:
-		h.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		log.Error("request failed", "error", err)
 	case e.Status != http.StatusNotFound:
-		h.Log.Info("request refused", "method", r.Method, "path", r.URL.Path, "status", e.Status, "code", e.Code,
-			"reason", err, "user_agent", userAgent(r))
+		log.Info("request refused", "status", e.Status, "code", e.Code, "reason", err)
 	}
-	reply(w, e.Status, e.AppendJSON(nil))
+	return e
 }

@@ -78,7 +78,9 @@ func (h *Handler) socket(w http.ResponseWriter, r *http.Request) {
 	cancel()
 	s.running.Wait()
 	if failure, ok := errors.AsType[*rsocket.Failure](err); ok {
-		h.Log.Info("socket refused", "code", uint32(failure.Code), "reason", failure.Text, "user_agent", s.log)
+		if failure.Code != rsocket.RejectedSetup { // which is logged with its cause
+			h.Log.Info("socket failed", "code", uint32(failure.Code), "reason", failure.Text, "user_agent", s.log)
+		}
 		if s.write(failure.Frame()) == nil {
 			_ = conn.Close(websocket.StatusNormalClosure, "")
 			return
@@ -149,7 +151,7 @@ func (s *socket) stream(id uint32) *payloadSink {
 // open checks who the client is and takes its place.
 func (s *socket) open(ctx context.Context, setup *rsocket.Frame) error {
 	reject := func(err error) error {
-		return &rsocket.Failure{Code: rsocket.RejectedSetup, Text: protocol.AsError(err).Error()}
+		return &rsocket.Failure{Code: rsocket.RejectedSetup, Text: s.handler.refused(err, "user_agent", s.log).Error()}
 	}
 	for _, t := range []string{setup.MetadataType, setup.DataType} {
 		if t != rsocket.JSON && t != rsocket.BSON {
@@ -166,18 +168,18 @@ func (s *socket) open(ctx context.Context, setup *rsocket.Frame) error {
 	if err := decode(setup.MetadataType, setup.Metadata, &metadata); err != nil {
 		return reject(protocol.Errorf(protocol.Unauthorized, "No token: the setup frame's metadata cannot be read"))
 	}
-	claims, err := s.handler.Verifier.Verify(ctx, metadata.Token)
-	if err != nil {
-		s.handler.Log.Info("socket refused", "reason", err, "user_agent", metadata.UserAgent)
-		return reject(err)
-	}
-	if !s.handler.place(claims.Subject) {
-		return reject(protocol.Errorf(protocol.TooManyConnections, "Too many connections. Try again later."))
-	}
-	s.claims, s.types = claims, *setup
 	if metadata.UserAgent != "" {
 		s.log = metadata.UserAgent
 	}
+	claims, err := s.handler.Verifier.Verify(ctx, metadata.Token)
+	if err != nil {
+		return reject(err)
+	}
+	if !s.handler.place(claims.Subject) {
+		e := protocol.Errorf(protocol.TooManyConnections, "Too many connections. Try again later.")
+		return &rsocket.Failure{Code: rsocket.RejectedSetup, Text: e.Error()} // place has logged it
+	}
+	s.claims, s.types = claims, *setup
 	return nil
 }
 
@@ -200,35 +202,41 @@ func (s *socket) request(ctx context.Context, e *rsocket.Event) error {
 	if err != nil {
 		cancel()
 		s.end(sink)
-		s.handler.Log.Info("stream refused", "reason", err, "user", s.claims.Subject, "user_agent", s.log)
-		return s.write(rsocket.AppendError(nil, e.Stream, rsocket.ApplicationError, protocol.AsError(err).Error()))
+		return s.refuse(sink, err)
 	}
 	s.mu.Lock()
 	s.streams[e.Stream] = sink
 	s.mu.Unlock()
 	s.running.Go(func() {
 		defer cancel()
-		err := d.start()
-		if err == nil || errors.Is(err, errReplaced) {
-			err = d.run(ctx)
-		} else {
+		if err := d.start(); err != nil && !errors.Is(err, errReplaced) {
 			d.stop()
+			s.end(sink)
+			_ = s.refuse(sink, err)
+			return
 		}
+		err := d.run(ctx)
 		left := ctx.Err() != nil // cancelled by the client, or the socket has ended
 		s.end(sink)
 		switch {
 		case left:
 		case err == nil:
-			if err = s.write(rsocket.AppendComplete(nil, sink.id)); err == nil {
+			if s.write(rsocket.AppendComplete(nil, sink.id)) == nil {
 				s.leave()
 			}
 		case errors.Is(err, errClosed):
 			_ = s.conn.CloseNow()
-		default:
+		default: // run has logged it
 			_ = s.write(rsocket.AppendError(nil, sink.id, rsocket.ApplicationError, protocol.AsError(err).Error()))
 		}
 	})
 	return nil
+}
+
+// refuse tells the client why its request is not served.
+func (s *socket) refuse(sink *payloadSink, err error) error {
+	e := s.handler.refused(err, "user", s.claims.Subject, "user_agent", s.log)
+	return s.write(rsocket.AppendError(nil, sink.id, rsocket.ApplicationError, e.Error()))
 }
 
 // leave closes the socket if the process stops and nothing is left on it.

@@ -1,8 +1,10 @@
 package httpapi_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -12,6 +14,7 @@ import (
 	"github.com/coder/websocket"
 	"go.mongodb.org/mongo-driver/v2/bson"
 
+	"github.com/millrace-sync/millrace/internal/httpapi"
 	"github.com/millrace-sync/millrace/internal/rsocket"
 	"github.com/millrace-sync/millrace/protocol"
 )
@@ -381,5 +384,35 @@ func TestShutdown(t *testing.T) {
 		if _, _, err := websocket.Dial(t.Context(), "ws://test/", &websocket.DialOptions{HTTPClient: client}); err == nil {
 			t.Error("a socket was opened after the end")
 		}
+	})
+}
+
+// A refusal is one line in the log, with what the token said and without the token.
+func TestRefusalLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		s := newService(t, func(c *httpapi.Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+		client, _, stop := s.serve()
+		defer stop()
+		expired := token(claims{"sub": "eve", "iat": 1, "exp": 2})
+		p := dial(t, client)
+		defer p.close()
+		p.setup(`{"token":"Token `+expired+`","user_agent":"app/1"}`, nil)
+		p.want("0: error 0x3 [PSYNC_S2103]", "closed: 1000")
+		synctest.Wait()
+		check := func(where string) {
+			t.Helper()
+			text := log.String()
+			if strings.Count(text, "\n") != 1 || !strings.Contains(text, "PSYNC_S2103") || !strings.Contains(text, "eve") || !strings.Contains(text, "app/1") {
+				t.Errorf("%s: the log is %s", where, text)
+			}
+			if strings.Contains(text, expired[len(expired)-20:]) {
+				t.Errorf("%s: the token is in the log", where)
+			}
+			log.Reset()
+		}
+		check("socket")
+		s.call("POST", "/sync/stream", "{}", "Authorization", "Token "+expired, "User-Agent", "other/2", "X-User-Agent", "app/1")
+		check("stream")
 	})
 }
