@@ -77,6 +77,12 @@ func (b *bucket) set(fail error) {
 	b.fail = fail
 }
 
+func (b *bucket) tried() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.tries
+}
+
 func (b *bucket) has(name string) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -177,9 +183,9 @@ func TestUpload(t *testing.T) {
 			t.Errorf("saved %+v", a)
 		}
 		s.expect("p", QueuedUpload, "picture")
-		tries := s.remote.tries
+		tries := s.remote.tried()
 		time.Sleep(5 * time.Minute)
-		if n := s.remote.tries - tries; n < 9 || n > 11 {
+		if n := s.remote.tried() - tries; n < 9 || n > 11 {
 			t.Errorf("%d attempts in five minutes", n)
 		}
 		s.remote.set(nil)
@@ -307,11 +313,11 @@ func TestGiveUp(t *testing.T) {
 	play(t, Options{Retry: func(_ Attachment, err error) bool { return !errors.Is(err, errAbsent) }}, func(t *testing.T, s *scene) {
 		s.exec(`INSERT INTO users(id, photo) VALUES ('1', 'never')`)
 		// It holds nothing, so it is not kept beyond the limit either; it is not tried again.
-		tries := s.remote.tries
+		tries := s.remote.tried()
 		time.Sleep(5 * time.Minute)
 		s.settle()
-		if s.remote.tries != tries {
-			t.Errorf("tried %d times more", s.remote.tries-tries)
+		if s.remote.tried() != tries {
+			t.Errorf("tried %d times more", s.remote.tried()-tries)
 		}
 		s.expect("never", Archived, "")
 	})

@@ -100,8 +100,8 @@ WITH changed AS (
 SELECT row_type, row_id,
   (SELECT iif(max(o.op_id), o.data, NULL) FROM ps_oplog o WHERE o.row_type = changed.row_type AND o.row_id = changed.row_id)
 FROM changed GROUP BY row_type, row_id`
-	// Where nothing is visible yet, every operation is a change.
-	firstRows = `SELECT row_type, row_id, iif(max(op_id), data, NULL) FROM ps_oplog WHERE row_type IS NOT NULL GROUP BY row_type, row_id`
+	// Where nothing has been applied, every operation is a change.
+	firstRows = `SELECT row_type, row_id, iif(max(op_id), data, NULL) FROM ps_oplog WHERE row_type = ? GROUP BY row_id`
 	// The same for some buckets, whose names are the argument, a JSON array.
 	changedRowsOf = `
 WITH involved AS MATERIALIZED (SELECT id FROM ps_buckets WHERE name IN (SELECT value FROM json_each(?1))),
@@ -138,7 +138,7 @@ func (e *Engine) publish(names []string, priority int, now int64) error {
 		return t.put(e.store, r.Bytes(1), r.Bytes(2))
 	}
 	if priority == complete {
-		err = e.publishAll(write)
+		err = e.publishAll(tables, write)
 	} else {
 		buckets, _ := json.Marshal(names) // strings do not fail
 		err = e.store.Query(changedRowsOf, write, buckets)
@@ -156,15 +156,19 @@ WHERE last_applied_op != last_op AND name IN (SELECT value FROM json_each(?))`, 
 	return e.store.Exec(`INSERT OR REPLACE INTO ps_sync_state(priority, last_synced_at) VALUES (?, ?)`, int64(priority), now)
 }
 
-func (e *Engine) publishAll(write func(Row) error) error {
-	query := firstRows
+func (e *Engine) publishAll(tables map[string]table, write func(Row) error) error {
+	first := true
 	err := e.store.Query(`SELECT 1 FROM ps_buckets WHERE last_applied_op > 0
 UNION ALL SELECT 1 FROM (SELECT 1 FROM ps_updated_rows LIMIT 1) LIMIT 1`, func(Row) error {
-		query = changedRows
+		first = false
 		return nil
 	})
-	if err == nil {
-		err = e.store.Query(query, write)
+	switch {
+	case err != nil:
+	case first:
+		err = e.publishFirst(tables, write)
+	default:
+		err = e.store.Query(changedRows, write)
 	}
 	if err == nil {
 		err = e.store.Exec(`UPDATE ps_buckets SET last_applied_op = last_op WHERE last_applied_op != last_op`)
@@ -175,10 +179,40 @@ UNION ALL SELECT 1 FROM (SELECT 1 FROM ps_updated_rows LIMIT 1) LIMIT 1`, func(R
 	return err
 }
 
+// publishFirst writes every row there is, tables that are empty in one statement.
+func (e *Engine) publishFirst(tables map[string]table, write func(Row) error) error {
+	var names []string
+	err := e.store.Query(`SELECT DISTINCT row_type FROM ps_oplog WHERE row_type IS NOT NULL`, func(r Row) error {
+		names = append(names, r.Text(0))
+		return nil
+	})
+	for _, name := range names {
+		fill := tables[name].fill
+		if err == nil && fill != "" {
+			err = e.store.Query(tables[name].look, func(Row) error {
+				fill = "" // rows may have to go
+				return nil
+			})
+		}
+		switch {
+		case err != nil:
+			return err
+		case fill != "":
+			err = e.store.Exec(fill, name)
+		default:
+			err = e.store.Query(firstRows, write, name)
+		}
+	}
+	return err
+}
+
 // table writes the rows of one table.
 type table struct {
 	put    func(s Store, id, data []byte) error
 	remove func(s Store, id []byte) error
+	// look finds out whether the table holds rows, and fill puts there all that the
+	// operations on a type leave. They are empty for tables that go row by row.
+	look, fill string
 }
 
 // tables finds where rows go: by the database for tables with views, by the schema
@@ -187,7 +221,7 @@ func (e *Engine) tables() (map[string]table, error) {
 	tables := make(map[string]table)
 	for i := range e.opts.RawTables {
 		r := &e.opts.RawTables[i]
-		tables[r.Name] = table{r.put, r.remove}
+		tables[r.Name] = table{put: r.put, remove: r.remove}
 	}
 	const prefix = "ps_data__"
 	err := e.store.Query(`SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'ps_data__*'`, func(r Row) error {
@@ -202,6 +236,9 @@ func (e *Engine) tables() (map[string]table, error) {
 		tables[visible] = table{
 			put:    func(s Store, id, data []byte) error { return s.Exec(replace, id, data) },
 			remove: func(s Store, id []byte) error { return s.Exec(remove, id) },
+			look:   `SELECT 1 FROM ` + quoted + ` LIMIT 1`,
+			fill: `INSERT INTO ` + quoted + `(id, data) SELECT * FROM (
+  SELECT row_id, iif(max(op_id), data, NULL) AS data FROM ps_oplog WHERE row_type = ? GROUP BY row_id) WHERE data IS NOT NULL`,
 		}
 		return nil
 	})

@@ -187,10 +187,11 @@ func merge(objects []string) (string, error) {
 		if len(o) < 2 || o[0] != '{' || o[len(o)-1] != '}' {
 			return "", errNotObject
 		}
-		if b.Len() > 1 {
+		members := o[1 : len(o)-1]
+		if b.Len() > 1 && members != "" {
 			b.WriteByte(',')
 		}
-		b.WriteString(o[1 : len(o)-1])
+		b.WriteString(members)
 	}
 	b.WriteByte('}')
 	return b.String(), nil
