@@ -174,6 +174,9 @@ func (s *Store) undecided(ctx context.Context, conn *pgx.Conn, err error, sent b
 
 // failure gives an error of the driver the kind that callers know.
 func (s *Store) failure(err error) error {
+	if err == nil {
+		return nil
+	}
 	if fenced(err) {
 		return s.lost()
 	}

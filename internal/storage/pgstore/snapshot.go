@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"sync/atomic"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/millrace-sync/millrace/internal/bucket"
 	"github.com/millrace-sync/millrace/internal/storage"
 )
@@ -88,39 +86,41 @@ func (sn *Snapshot) states(keys []storage.BucketKey, out []bucket.State) error {
 	s := sn.store
 	for from, to := range pieces(len(keys)) {
 		defs, params := bucketColumns(keys[from:to])
-		rows, err := s.reads.Query(ctx, s.text.in(`SELECT k.ord, o.id, o.count, o.checksum, o.bytes
-			FROM unnest($1::bigint[], $2::bytea[]) WITH ORDINALITY k (def, params, ord)
-			JOIN millrace.bucket b ON b.def = k.def AND b.params = k.params
-			JOIN LATERAL (SELECT id, count, checksum, bytes FROM millrace.op WHERE bucket = b.id AND id <= $4 ORDER BY id DESC LIMIT 1) o ON true
-			WHERE EXISTS (SELECT 1 FROM millrace.definition d WHERE d.id = k.def AND d.from_v <= $3 AND d.to_v > $3)`),
+		rows, err := s.reads.Query(ctx, s.text.in(`SELECT h.purged, k.* FROM millrace.horizon h LEFT JOIN (
+				SELECT k.ord, o.id, o.count, o.checksum, o.bytes
+				FROM unnest($1::bigint[], $2::bytea[]) WITH ORDINALITY k (def, params, ord)
+				JOIN millrace.bucket b ON b.def = k.def AND b.params = k.params
+				JOIN LATERAL (SELECT id, count, checksum, bytes FROM millrace.op WHERE bucket = b.id AND id <= $4 ORDER BY id DESC LIMIT 1) o ON true
+				WHERE EXISTS (SELECT 1 FROM millrace.definition d WHERE d.id = k.def AND d.from_v <= $3 AND d.to_v > $3)
+			) k ON true WHERE h.one = 1`),
 			defs, params, sn.view.version, int64(sn.view.checkpoint.Op))
 		if err != nil {
 			return s.failure(err)
 		}
-		var ord, last, checksum int64
-		var state bucket.State
-		_, err = pgx.ForEachRow(rows, []any{&ord, &last, &state.Count, &checksum, &state.Bytes}, func() error {
-			state.Last, state.Checksum = bucket.OpID(last), bucket.Checksum(checksum)
-			out[from+int(ord)-1] = state
-			return nil
-		})
-		if err != nil {
+		defer rows.Close()
+		for rows.Next() {
+			raw := rows.RawValues()
+			if err := sn.row(raw, 6); err != nil {
+				return err
+			}
+			if raw[1] == nil {
+				break
+			}
+			var v [5]int64
+			for i := range v {
+				if len(raw[i+1]) != 8 {
+					return errForm
+				}
+				v[i] = readInt(raw[i+1])
+			}
+			out[from+int(v[0])-1] = bucket.State{Last: bucket.OpID(v[1]), Count: v[2], Checksum: bucket.Checksum(v[3]), Bytes: v[4]}
+		}
+		rows.Close()
+		if err := rows.Err(); err != nil {
 			return s.failure(err)
 		}
 	}
-	return sn.kept(ctx)
-}
-
-// kept fails with ErrExpired if anything that the snapshot shows has been removed
-// by now. Nothing comes back, so what was read before then was whole.
-func (sn *Snapshot) kept(ctx context.Context) error {
-	s := sn.store
-	var pruned, purged int64
-	err := s.reads.QueryRow(ctx, s.text.in("SELECT pruned, purged FROM millrace.horizon WHERE one = 1")).Scan(&pruned, &purged)
-	if err != nil {
-		return s.failure(err)
-	}
-	return sn.since(max(pruned, purged))
+	return nil
 }
 
 // since fails unless the snapshot is of version oldest or later.
@@ -170,31 +170,34 @@ func (p *pager) page(yield func(*bucket.Op) bool) (more bool, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), readTime)
 	defer cancel()
-	rows, err := s.reads.Query(ctx, s.text.in(`SELECT o.id, o.body, (SELECT purged FROM millrace.horizon WHERE one = 1)
-		FROM millrace.op o WHERE o.bucket = (SELECT b.id FROM millrace.bucket b WHERE b.def = $1 AND b.params = $3)
-		AND o.id > $4 AND o.id <= $5 AND `+live+` ORDER BY o.id LIMIT $6`),
+	rows, err := s.reads.Query(ctx, s.text.in(`SELECT h.purged, o.id, o.body FROM millrace.horizon h LEFT JOIN (
+			SELECT id, body FROM millrace.op WHERE bucket = (SELECT b.id FROM millrace.bucket b WHERE b.def = $1 AND b.params = $3)
+			AND id > $4 AND id <= $5 AND `+live+` ORDER BY id LIMIT $6
+		) o ON true WHERE h.one = 1 ORDER BY o.id`),
 		int64(p.key.Def), sn.view.version, shorten(p.key.Params), int64(p.after), int64(sn.view.checkpoint.Op), p.limit)
 	if err != nil {
 		return false, s.failure(err)
 	}
 	defer rows.Close()
 	n, size := 0, 0
-	var id, purged int64
 	for rows.Next() {
 		raw := rows.RawValues()
-		if len(raw) != 3 || len(raw[0]) != 8 || len(raw[2]) != 8 {
-			return false, errors.New("the database sent ops in another form than asked for")
-		}
-		id, purged = readInt(raw[0]), readInt(raw[2])
-		if err := errors.Join(sn.err(), sn.since(purged)); err != nil {
+		if err := sn.row(raw, 3); err != nil {
 			return false, err
 		}
-		p.op.ID = bucket.OpID(id)
-		if err := p.dec.decode(&p.op, raw[1]); err != nil {
+		if raw[1] == nil {
+			return false, nil
+		}
+		if len(raw[1]) != 8 {
+			return false, errForm
+		}
+		p.op.ID = bucket.OpID(readInt(raw[1]))
+		if err := p.dec.decode(&p.op, raw[2]); err != nil {
 			return false, err
 		}
+		p.after = p.op.ID
 		n++
-		size += len(raw[1])
+		size += len(raw[2])
 		if !yield(&p.op) {
 			return false, nil
 		}
@@ -203,17 +206,15 @@ func (p *pager) page(yield func(*bucket.Op) bool) (more bool, err error) {
 		return false, s.failure(err)
 	}
 	if n == 0 {
-		return false, sn.kept(ctx)
+		return false, errForm
 	}
-	p.after = bucket.OpID(id)
 	more = n == p.limit
 	p.limit = min(max(pageBytes/(size/n+1), firstPage/8), 4*p.limit, maxPage)
 	return more, nil
 }
 
 // Lookup calls yield with what each source row contributes to a lookup, in no
-// particular order, until it fails. The bytes are valid until yield returns. If
-// Lookup fails, what yield was given may not have been all.
+// particular order, until it fails. The bytes are valid until yield returns.
 func (sn *Snapshot) Lookup(key storage.LookupKey, yield func(values []byte) error) error {
 	err := sn.err()
 	if err == nil {
@@ -229,21 +230,42 @@ func (sn *Snapshot) lookup(key storage.LookupKey, yield func(values []byte) erro
 	ctx, cancel := context.WithTimeout(context.Background(), readTime)
 	defer cancel()
 	s := sn.store
-	rows, err := s.reads.Query(ctx, s.text.in(`SELECT l.results FROM millrace.lookup l
-		WHERE l.def = $1 AND l.key = $3 AND l.from_v <= $2 AND l.to_v > $2 AND `+live),
+	rows, err := s.reads.Query(ctx, s.text.in(`SELECT greatest(h.pruned, h.purged), l.results FROM millrace.horizon h LEFT JOIN (
+			SELECT results FROM millrace.lookup WHERE def = $1 AND key = $3 AND from_v <= $2 AND to_v > $2 AND `+live+`
+		) l ON true WHERE h.one = 1`),
 		int64(key.Def), sn.view.version, shorten(key.Key))
 	if err != nil {
 		return s.failure(err)
 	}
 	defer rows.Close()
 	for rows.Next() {
-		if err := yield(rows.RawValues()[0]); err != nil {
+		raw := rows.RawValues()
+		if err := sn.row(raw, 2); err != nil {
+			return err
+		}
+		if raw[1] == nil {
+			return nil
+		}
+		if err := yield(raw[1]); err != nil {
 			return err
 		}
 	}
-	if err := rows.Err(); err != nil {
-		return s.failure(err)
+	return s.failure(rows.Err())
+}
+
+// errForm: the database is not what it says it is.
+var errForm = errors.New("the database sent rows of another form than asked for")
+
+// row fails unless a row has so many columns, the first of which is the oldest
+// version that is kept, and the snapshot is of that one or later. The statement
+// that read the row saw all that the snapshot shows then: what is removed is
+// removed after the horizon says so.
+func (sn *Snapshot) row(raw [][]byte, columns int) error {
+	if err := sn.err(); err != nil {
+		return err
 	}
-	rows.Close()
-	return sn.kept(ctx)
+	if len(raw) != columns || len(raw[0]) != 8 {
+		return errForm
+	}
+	return sn.since(readInt(raw[0]))
 }

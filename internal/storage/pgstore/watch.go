@@ -194,8 +194,13 @@ func (s *Store) refresh(ctx context.Context) (storage.Recovered, view, error) {
 	if err := s.loadPlan(ctx, s.reads, at.view.version, &r); err != nil {
 		return r, view{}, err
 	}
+	// Reading may have taken longer than what is superseded is kept.
 	sn := Snapshot{store: s, view: at.view}
-	return r, at.view, sn.kept(ctx)
+	var pruned int64
+	if err := s.reads.QueryRow(ctx, s.text.in("SELECT pruned FROM millrace.horizon WHERE one = 1")).Scan(&pruned); err != nil {
+		return r, view{}, err
+	}
+	return r, at.view, sn.since(pruned)
 }
 
 // channel is what processes are notified by.

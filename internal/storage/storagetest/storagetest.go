@@ -54,12 +54,18 @@ type Harness interface {
 
 // Run runs the suite, with a fresh medium for each test.
 func Run(t *testing.T, fresh func(t *testing.T) Harness) {
+	RunRounds(t, fresh, 12, 20)
+}
+
+// RunRounds is Run with another number of random histories and of crashes in the
+// middle of a commit, for stores that take long for them.
+func RunRounds(t *testing.T, fresh func(t *testing.T) Harness, histories, crashes uint64) {
 	for _, test := range contract {
 		t.Run(test.name, func(t *testing.T) { test.run(newTester(t, fresh(t))) })
 	}
 	t.Run("RandomHistory", func(t *testing.T) {
 		base := seed(t)
-		for i := range uint64(12) {
+		for i := range histories {
 			t.Run(strconv.FormatUint(base+i, 10), func(t *testing.T) {
 				randomHistory(newTester(t, fresh(t)), base+i)
 			})
@@ -67,7 +73,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Harness) {
 	})
 	t.Run("CrashInCommit", func(t *testing.T) {
 		base := seed(t)
-		for i := range uint64(20) {
+		for i := range crashes {
 			t.Run(strconv.FormatUint(base+i, 10), func(t *testing.T) {
 				crashInCommit(newTester(t, fresh(t)), base+i)
 			})
