@@ -254,6 +254,11 @@ func (d *driver) update() (snap Snapshot, err error) {
 			snap.Close()
 		}
 	}()
+	if snap.Checkpoint().Op > latest.Op {
+		// The store shows a commit that the hub has not told of yet. Without what it
+		// changed, a part of it could be sent as if it were all.
+		dirty.All = true
+	}
 	// A deploy is replaced before the data of the one before it goes: whoever is not
 	// told so by now has a snapshot that still holds it.
 	select {

@@ -60,33 +60,41 @@ func (h *Handler) socket(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, errStopping())
 		return
 	}
-	defer h.taken.leave()
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
 		// Clients are apps of any origin; what lets them in is a token, not a cookie.
 		InsecureSkipVerify: true,
 		CompressionMode:    websocket.CompressionNoContextTakeover, CompressionThreshold: deflateThreshold,
 	})
 	if err != nil {
+		h.taken.leave()
 		h.Log.Info("upgrade refused", "path", r.URL.Path, "error", err)
 		return // Accept has answered
 	}
 	conn.SetReadLimit(maxBody + frameOverhead)
-	// The request's context ends with the upgrade.
-	ctx, cancel := context.WithCancel(h.taken.context)
 	s := &socket{handler: h, conn: conn, log: userAgent(r), state: rsocket.New(), streams: map[uint32]*payloadSink{}}
-	err = s.serve(ctx)
+	// In a goroutine of its own, so that what the HTTP server holds of a request is free.
+	go func() {
+		defer h.taken.leave()
+		s.run()
+	}()
+}
+
+// run carries the socket to its end.
+func (s *socket) run() {
+	ctx, cancel := context.WithCancel(s.handler.taken.context)
+	err := s.serve(ctx)
 	cancel()
 	s.running.Wait()
 	if failure, ok := errors.AsType[*rsocket.Failure](err); ok {
 		if failure.Code != rsocket.RejectedSetup { // which is logged with its cause
-			h.Log.Info("socket failed", "code", uint32(failure.Code), "reason", failure.Text, "user_agent", s.log)
+			s.handler.Log.Info("socket failed", "code", uint32(failure.Code), "reason", failure.Text, "user_agent", s.log)
 		}
 		if s.write(failure.Frame()) == nil {
-			_ = conn.Close(websocket.StatusNormalClosure, "")
+			_ = s.conn.Close(websocket.StatusNormalClosure, "")
 			return
 		}
 	}
-	_ = conn.CloseNow()
+	_ = s.conn.CloseNow()
 }
 
 // serve reads frames until the connection ends; it returns the reason.
@@ -179,6 +187,7 @@ func (s *socket) open(ctx context.Context, setup *rsocket.Frame) error {
 		e := protocol.Errorf(protocol.TooManyConnections, "Too many connections. Try again later.")
 		return &rsocket.Failure{Code: rsocket.RejectedSetup, Text: e.Error()} // place has logged it
 	}
+	setup.Metadata, setup.Data = nil, nil // do not hold the message
 	s.claims, s.types = claims, *setup
 	return nil
 }
