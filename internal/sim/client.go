@@ -126,11 +126,14 @@ func (c *client) settle() error {
 }
 
 func (c *client) advance() error {
-	_, dirty := c.watcher.Take()
+	latest, dirty := c.watcher.Take()
 	c.closeSnapshot()
 	var err error
 	if c.snap, err = c.world.store.Snapshot(); err != nil {
 		return err
+	}
+	if c.snap.Checkpoint().Op > latest.Op {
+		dirty.All = true // of changes that the hub has not told of yet
 	}
 	out, _, err := c.session.Advance(nil, c.snap, dirty, 0)
 	if err != nil {

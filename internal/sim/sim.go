@@ -1,7 +1,7 @@
 // Package sim drives the whole pipeline under a seed: a scripted source with
 // transactions and backfill chunks, the real replication core, the real embedded
 // store on a file system that crashes, the real session core, and model clients
-// that drop, lag and come back. After every completed checkpoint a client's rows
+// that drop, lag and come back, while compactions go on. After every completed checkpoint a client's rows
 // must be those of its queries on the source as of that checkpoint.
 //
 // It belongs to the tests of all these packages. It has no clock, socket or
@@ -102,12 +102,14 @@ type World struct {
 	at        source.LSN // applied
 	confirmed source.LSN
 	changes   checkpoint.Changes
+	parts     bool // the store has parts that are not published
 	published map[bucket.OpID]source.LSN
 	read      readPlace
 
 	clients []*client
 	// Completed counts the checkpoints that clients completed, Crashes the crashes.
 	Completed, Crashes, Rereads int
+	Compacted                   bucket.Compacted
 }
 
 // readPlace is how far the backfill has read, whether or not it was merged.
@@ -171,7 +173,7 @@ func (w *World) recover() error {
 	if rec.Checkpoint.LSN < w.confirmed {
 		return fmt.Errorf("confirmed %s to the source, and have only %s after a crash", w.confirmed, rec.Checkpoint.LSN)
 	}
-	w.at = rec.Checkpoint.LSN
+	w.at, w.parts = rec.Checkpoint.LSN, false
 	w.hub = checkpoint.NewHub(rec.Checkpoint)
 	w.published[rec.Checkpoint.Op] = w.at
 	diff := deploy.Compare(rec.Definitions, w.plan, rec.NextDefinition)
@@ -224,13 +226,47 @@ func (w *World) step() error {
 		return nil
 	case n < 60:
 		return w.follow()
+	case n < 97:
+		return w.anyClient().step()
 	case n < 98:
-		return w.clients[w.rng.IntN(len(w.clients))].step()
+		return w.compact()
 	case n < 99:
 		return w.breakConnection()
 	default:
 		return w.crash()
 	}
+}
+
+func (w *World) anyClient() *client { return w.clients[w.rng.IntN(len(w.clients))] }
+
+// compact compacts the store, all of it or until it is interrupted.
+func (w *World) compact() error {
+	if w.parts {
+		return nil // it would wait for them to be published
+	}
+	left := 1 << 30
+	if w.rng.IntN(2) == 0 {
+		left = w.rng.IntN(30)
+	}
+	stats, err := w.store.Compact(&fuse{context.Background(), left}, storage.CompactOptions{Incremental: w.rng.IntN(2) == 0})
+	w.Compacted.Add(stats.Compacted)
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// fuse is a context that is canceled once it has been asked a number of times.
+type fuse struct {
+	context.Context
+	left int
+}
+
+func (f *fuse) Err() error {
+	if f.left--; f.left < 0 {
+		return context.Canceled
+	}
+	return nil
 }
 
 // transaction changes the source.
@@ -240,6 +276,19 @@ func (w *World) transaction() {
 	if w.rng.IntN(100) == 0 {
 		tx.Changes = append(tx.Changes, source.Change{Kind: source.Truncate, Table: table})
 		clear(w.rows)
+	}
+	if w.rng.IntN(16) == 0 {
+		// One row changes again and again.
+		id := w.id()
+		for i := range w.rng.IntN(60) {
+			n := Note{users[0], strings.Repeat("x", i%5)}
+			kind := source.Update
+			if _, exists := w.rows[id]; !exists {
+				kind = source.Insert
+			}
+			w.rows[id] = n
+			tx.Changes = append(tx.Changes, source.Change{Kind: kind, Table: table, New: row(id, n)})
+		}
 	}
 	for range w.rng.IntN(5) {
 		id := w.id()
@@ -418,7 +467,7 @@ func (w *World) commit(b *storage.Batch) error {
 			w.changes.Lookups = append(w.changes.Lookups, k)
 		}
 	}
-	if !b.Publish {
+	if w.parts = !b.Publish; w.parts {
 		return nil
 	}
 	snap, err := w.store.Snapshot()
@@ -428,6 +477,15 @@ func (w *World) commit(b *storage.Batch) error {
 	defer snap.Close()
 	c := snap.Checkpoint()
 	w.published[c.Op] = c.LSN
+	// The store shows what is new a little before anybody is told.
+	for w.rng.IntN(10) == 0 {
+		if err := w.anyClient().step(); err != nil {
+			return err
+		}
+		if err := w.compact(); err != nil {
+			return err
+		}
+	}
 	w.hub.Publish(c, w.changes)
 	w.changes = checkpoint.Changes{}
 	w.confirmed = max(w.confirmed, w.store.DurableLSN())

@@ -3,6 +3,8 @@ package sim
 import (
 	"flag"
 	"testing"
+
+	"github.com/millrace-sync/millrace/internal/bucket"
 )
 
 var (
@@ -57,7 +59,9 @@ streams:
 func TestClientsEndEqualToTheSource(t *testing.T) {
 	for _, sc := range scenarios {
 		t.Run(sc.name, func(t *testing.T) {
+			t.Parallel()
 			var completed, crashes, rereads int
+			var compacted bucket.Compacted
 			for seed := *first; seed < *first+*seeds; seed++ {
 				w, err := New(Config{Seed: seed, Steps: 400, SyncConfig: sc.config, Want: sc.want})
 				if err == nil {
@@ -67,9 +71,10 @@ func TestClientsEndEqualToTheSource(t *testing.T) {
 					t.Fatalf("seed %d (go test ./internal/sim -sim.first %d -sim.seeds 1): %v", seed, seed, err)
 				}
 				completed, crashes, rereads = completed+w.Completed, crashes+w.Crashes, rereads+w.Rereads
+				compacted.Add(w.Compacted)
 			}
-			t.Logf("%d seeds: %d checkpoints completed by clients, %d crashes, %d chunks read again", *seeds, completed, crashes, rereads)
-			if *seeds >= 100 && (completed == 0 || crashes == 0 || rereads == 0) {
+			t.Logf("%d seeds: %d checkpoints completed by clients, %d crashes, %d chunks read again, compacted %+v", *seeds, completed, crashes, rereads, compacted)
+			if *seeds >= 100 && (completed == 0 || crashes == 0 || rereads == 0 || compacted.Moved == 0 || compacted.Cleared == 0 || compacted.Shifted == 0) {
 				t.Error("the dice never reached what is to be tested")
 			}
 		})
