@@ -140,6 +140,7 @@ func serve(ctx context.Context, s *service) error {
 		g.Go(func() error { return r.Run(gctx) })
 	}
 	g.Go(func() error { return checkpoints.Run(gctx) })
+	g.Go(func() error { return (&compactor{store: s.store, log: s.log}).Run(gctx) })
 	g.Go(func() error {
 		if err := web.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve: %w", err)
