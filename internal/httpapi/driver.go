@@ -154,6 +154,11 @@ func (d *driver) loop(ctx context.Context) error {
 	notice := time.NewTimer(time.Until(d.claims.Expires) - expiryNotice)
 	defer notice.Stop()
 	var patience *time.Timer // runs while lines are held
+	defer func() {
+		if patience != nil {
+			patience.Stop()
+		}
+	}()
 	for {
 		if !d.sink.held() {
 			again, err := d.advance(ctx)
@@ -172,16 +177,18 @@ func (d *driver) loop(ctx context.Context) error {
 		if d.sink.held() {
 			if patience == nil {
 				patience = time.NewTimer(writeTimeout)
-				defer patience.Stop()
-			} else {
-				patience.Reset(writeTimeout)
 			}
 			stuck = patience.C
+		} else if patience != nil {
+			patience.Stop()
+			patience = nil
 		}
 		var err error
 		select {
 		case <-d.sink.more():
-			err = d.sink.resume()
+			if err = d.sink.resume(); patience != nil {
+				patience.Reset(writeTimeout) // the client gets on, and nothing else counts
+			}
 		case <-d.watcher.C():
 		case <-tick:
 			err = d.sendExpiry(d.remaining())

@@ -335,6 +335,7 @@ func TestSocketNeverAsking(t *testing.T) {
 			defer close(done)
 			for {
 				time.Sleep(20 * time.Second) // of the bubble's time
+				s.commit("ann", 1, "news wins it no time")
 				f := rsocket.Frame{Type: rsocket.Keepalive, Flags: rsocket.Respond}
 				if p.conn.Write(context.Background(), websocket.MessageBinary, f.Append(nil)) != nil {
 					return
