@@ -74,9 +74,10 @@ type connection struct {
 	wg     sync.WaitGroup
 
 	// mu guards the credentials. A fetch happens under fetching.
-	mu       sync.Mutex
-	creds    *Credentials
-	fetching chan struct{} // holds one element while someone fetches
+	mu        sync.Mutex
+	creds     *Credentials
+	fetchedAt time.Time
+	fetching  chan struct{} // holds one element while someone fetches
 
 	events events
 	// online wakes the upload loop when a connection stands.
@@ -282,7 +283,7 @@ func (c *connection) fetchCredentials(ctx context.Context) (Credentials, error) 
 		return Credentials{}, fmt.Errorf("fetch credentials: %w", err)
 	}
 	c.mu.Lock()
-	c.creds = &creds
+	c.creds, c.fetchedAt = &creds, time.Now()
 	c.mu.Unlock()
 	return creds, nil
 }

@@ -36,10 +36,6 @@ func (c *connection) download(ctx context.Context) {
 		if again {
 			continue
 		}
-		var wait time.Duration
-		if r := (*refusal)(nil); errors.As(err, &r) {
-			wait = r.after
-		}
 		if err != nil {
 			c.db.log.Warn("sync: the stream ended; trying again", "error", err)
 		}
@@ -49,7 +45,7 @@ func (c *connection) download(ctx context.Context) {
 				s.DownloadError = err
 			}
 		})
-		c.pause(ctx, wait)
+		c.pause(ctx, waitFor(err))
 	}
 }
 
@@ -116,7 +112,7 @@ func (c *connection) stream(ctx context.Context) (again bool, err error) {
 		case <-c.events.ready:
 			o, err = s.react(ctx, c.events.take())
 		}
-		if o.Prefetch && !s.prefetching {
+		if o.Prefetch && !s.prefetching && c.mayPrefetch() {
 			s.prefetching = true
 			wg.Go(func() { c.prefetch(ctx) })
 		}
@@ -130,6 +126,14 @@ func (c *connection) stream(ctx context.Context) (again bool, err error) {
 			return o.Again, err
 		}
 	}
+}
+
+// mayPrefetch reports whether the credentials are old enough to be renewed. Those that
+// last for less than half a minute would be renewed without end.
+func (c *connection) mayPrefetch() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Since(c.fetchedAt) > c.opts.RetryDelay
 }
 
 // prefetch gets new credentials while the stream goes on with the old ones.

@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -37,6 +38,14 @@ type refusal struct {
 	after time.Duration
 }
 
+// waitFor returns the wait that the service asked for with an error, 0 for none.
+func waitFor(err error) time.Duration {
+	if r := (*refusal)(nil); errors.As(err, &r) {
+		return r.after
+	}
+	return 0
+}
+
 func (r *refusal) Error() string { return r.err.Error() }
 func (r *refusal) Unwrap() error { return r.err }
 
@@ -44,9 +53,11 @@ func (r *refusal) Unwrap() error { return r.err }
 func (c *connection) send(ctx context.Context, creds Credentials, method, path string, body []byte, header http.Header) (*http.Response, error) {
 	endpoint, err := url.Parse(creds.Endpoint)
 	if err != nil {
+		c.dropCredentials(creds.Token)
 		return nil, fmt.Errorf("the endpoint from FetchCredentials: %w", err)
 	}
 	if endpoint.Scheme != "http" && endpoint.Scheme != "https" {
+		c.dropCredentials(creds.Token)
 		return nil, fmt.Errorf("the endpoint %q from FetchCredentials is no http or https URL", creds.Endpoint)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, strings.TrimRight(creds.Endpoint, "/")+path, bytes.NewReader(body))

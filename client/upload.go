@@ -22,7 +22,7 @@ func (c *connection) upload(ctx context.Context) {
 		c.db.board.update(func(s *Status) { s.Uploading, s.UploadError = false, err })
 		if err != nil {
 			c.db.log.Warn("sync: upload failed; trying again", "error", err)
-			c.pause(ctx, 0)
+			c.pause(ctx, waitFor(err))
 			continue
 		}
 		// Whatever was queued meanwhile travels together.
