@@ -166,9 +166,14 @@ func (s *Store) undecided(ctx context.Context, conn *pgx.Conn, err error, sent b
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.SeverityUnlocalized != "FATAL" && pg.SeverityUnlocalized != "PANIC" {
 		_, _ = conn.Exec(ctx, "ROLLBACK") // or the pool drops the connection
-	} else if sent {
+		return s.failure(err)
+	}
+	if sent {
 		s.writer.unknown = err
 	}
+	// The other connections are of a server that is gone, too.
+	s.writes.Reset()
+	s.reads.Reset()
 	return s.failure(err)
 }
 

@@ -1,0 +1,240 @@
+package pgstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/millrace-sync/millrace/internal/bucket"
+	"github.com/millrace-sync/millrace/internal/source"
+	"github.com/millrace-sync/millrace/internal/storage"
+)
+
+// watching runs Watch and returns what it finds.
+func watching(t *testing.T, s *Store) <-chan Change {
+	t.Helper()
+	changes := make(chan Change)
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		err := s.Watch(ctx, func(c Change) {
+			select {
+			case changes <- c:
+			case <-ctx.Done():
+			}
+		})
+		if err != nil {
+			t.Errorf("watch: %v", err)
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		running.Wait()
+	})
+	return changes
+}
+
+func readerOf(t *testing.T, opts Options) *Store {
+	t.Helper()
+	opts.Reader = true
+	return open(t, opts)
+}
+
+// A process that only reads learns what is published, and nothing of parts, and
+// both sides hear of write checkpoints.
+func TestWatch(t *testing.T) {
+	opts := at(t, shared.Cluster(t), freshSchema())
+	opts.Poll = 20 * time.Millisecond
+	writer := open(t, opts)
+	commit(t, writer, put(1, true))
+	reader := readerOf(t, opts)
+	if got := reader.Recovered(); got.Checkpoint.Op != 1 || len(got.Definitions) != 1 || got.Epoch != writer.Recovered().Epoch {
+		t.Fatalf("reader opened with %+v", got)
+	}
+	changes := watching(t, reader)
+
+	commit(t, writer, put(2, false))
+	lookup := storage.LookupKey{Def: 1, Key: "k"}
+	last := put(3, true)
+	last.Lookups = []storage.LookupWrite{{Lookup: lookup, Values: []byte("v")}}
+	commit(t, writer, last)
+	want := Change{Checkpoint: storage.Checkpoint{Op: 3, LSN: 30}, Buckets: []storage.BucketKey{bucketA}, Lookups: []storage.LookupKey{lookup}}
+	if d := cmp.Diff(want, <-changes); d != "" {
+		t.Fatalf("change (-want +got):\n%s", d)
+	}
+	if got := fmt.Sprint(opIDs(t, reader)); got != "[1 2 3]" {
+		t.Fatalf("the reader's ops are %s", got)
+	}
+
+	commit(t, writer, &storage.Batch{Publish: true, LSN: 40, NoSync: true})
+	if d := cmp.Diff(Change{Checkpoint: storage.Checkpoint{Op: 3, LSN: 40}}, <-changes); d != "" {
+		t.Fatalf("change of the LSN alone (-want +got):\n%s", d)
+	}
+
+	if _, err := reader.RequestWriteCheckpoints(t.Context(), []storage.WriteCheckpointRequest{{User: "u", LSN: 45}}); err != nil {
+		t.Fatal(err)
+	}
+	want = Change{Checkpoint: storage.Checkpoint{Op: 3, LSN: 40}, Uploads: []Upload{{User: "u", WriteCheckpoint: storage.WriteCheckpoint{ID: 1, LSN: 45}}}}
+	if d := cmp.Diff(want, <-changes); d != "" {
+		t.Fatalf("change of a write checkpoint (-want +got):\n%s", d)
+	}
+
+	commit(t, writer, &storage.Batch{Publish: true, LSN: 50, Drop: []storage.DefinitionID{1}})
+	if d := cmp.Diff(Change{Checkpoint: storage.Checkpoint{Op: 3, LSN: 50}, All: true, Plan: true}, <-changes); d != "" {
+		t.Fatalf("change by a drop (-want +got):\n%s", d)
+	}
+	if r, err := reader.Refresh(t.Context()); err != nil || len(r.Definitions) != 0 {
+		t.Fatalf("refreshed definitions %v, %v; want none", r.Definitions, err)
+	}
+}
+
+// Run tells other processes at once: none of them has to wait until it looks.
+func TestWatchIsNotified(t *testing.T) {
+	opts := at(t, shared.Cluster(t), freshSchema())
+	opts.Poll = time.Hour
+	writer := open(t, opts)
+	commit(t, writer, put(1, true))
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := writer.Run(ctx); err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+	defer running.Wait()
+	defer cancel()
+	changes := watching(t, readerOf(t, opts))
+	for id := bucket.OpID(2); id < 6; id++ {
+		commit(t, writer, put(id, true))
+		for c := range changes {
+			if c.Checkpoint.Op == id {
+				break
+			}
+		}
+	}
+}
+
+// A watcher that was away for long is told that everything may have changed.
+func TestWatchAfterPruning(t *testing.T) {
+	opts := at(t, shared.Cluster(t), freshSchema())
+	opts.Retain = time.Nanosecond
+	writer := open(t, opts)
+	commit(t, writer, put(1, true))
+	reader := readerOf(t, opts)
+	for id := bucket.OpID(2); id < 5; id++ {
+		commit(t, writer, put(id, true))
+	}
+	if err := writer.prune(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c := <-watching(t, reader)
+	if !c.All || !c.Plan || c.Checkpoint.Op != 4 {
+		t.Fatalf("change %+v, want all at op 4", c)
+	}
+}
+
+func TestReaderWritesNothing(t *testing.T) {
+	opts := at(t, shared.Cluster(t), freshSchema())
+	s := readerOf(t, opts) // which may come before the writer
+	_, recoverErr := s.Recover(t.Context())
+	_, _, rowErr := s.Row(storage.RowRef{})
+	for name, err := range map[string]error{
+		"commit":  s.Commit(t.Context(), put(1, true)),
+		"recover": recoverErr,
+		"row":     rowErr,
+		"rows":    s.RowsOf(1, func(source.RowKey, *storage.RowRecord) error { return nil }),
+		"run":     s.Run(t.Context()),
+		"reset":   s.ResetWriteCheckpoints(t.Context()),
+	} {
+		if !errors.Is(err, storage.ErrLocked) {
+			t.Errorf("%s by a reader: %v, want ErrLocked", name, err)
+		}
+	}
+}
+
+// What is superseded goes, but for what a snapshot of this process shows; a
+// snapshot of another process that is too old says so.
+func TestPrune(t *testing.T) {
+	opts := at(t, shared.Cluster(t), freshSchema())
+	opts.Retain = time.Nanosecond
+	writer := open(t, opts)
+	lookup := storage.LookupKey{Def: 2, Key: "k"}
+	set := func(id bucket.OpID, value string) {
+		t.Helper()
+		b := put(id, true)
+		if id == 1 {
+			b.Definitions = append(b.Definitions, storage.Definition{ID: 2, Hash: "l", State: storage.Serving})
+		}
+		b.Lookups = []storage.LookupWrite{{Lookup: lookup, Values: []byte(value)}}
+		b.Deploy = &storage.Deploy{ID: uint64(id), State: storage.DeployServing}
+		commit(t, writer, b)
+	}
+	set(1, "one")
+	reader := readerOf(t, opts)
+	held, err := writer.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	set(2, "two")
+	commit(t, writer, put(3, false))
+	commit(t, writer, put(4, true))
+	commit(t, writer, &storage.Batch{Publish: true, LSN: 100, Drop: []storage.DefinitionID{1, 2}})
+	read := func(sn *Snapshot) (string, error) {
+		var out []string
+		err := sn.Lookup(lookup, func(v []byte) error { out = append(out, string(v)); return nil })
+		if err == nil {
+			err = sn.Ops(bucketA, 0, func(op *bucket.Op) bool { out = append(out, op.ID.String()); return true })
+		}
+		var states [1]bucket.State
+		if err == nil {
+			err = sn.BucketStates([]storage.BucketKey{bucketA}, states[:])
+		}
+		return fmt.Sprint(strings.Join(out, " "), ", ", states[0].Count), err
+	}
+	for range 2 {
+		if err := writer.prune(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := read(held); got != "one 1, 1" || err != nil {
+			t.Fatalf("the held snapshot shows %q, %v", got, err)
+		}
+	}
+	if n := count(t, writer, "publication"); n != 4 {
+		t.Fatalf("%d publications while the first is held, want 4", n)
+	}
+	held.Close()
+	if err := writer.prune(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	old, err := reader.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Close()
+	if _, err := read(old); !errors.Is(err, ErrExpired) {
+		t.Fatalf("read from what is pruned: %v, want ErrExpired", err)
+	}
+	if err := old.Ops(bucketA, 0, func(*bucket.Op) bool { return true }); !errors.Is(err, ErrExpired) {
+		t.Fatalf("ops of what is purged: %v, want ErrExpired", err)
+	}
+	for table, want := range map[string]int{"op": 0, "bucket": 0, "lookup": 0, "definition": 0, "deploy": 1, "publication": 1, "bucket_undo": 0, "row_undo": 0} {
+		if got := count(t, writer, table); got != want {
+			t.Errorf("%d rows left in %s, want %d", got, table, want)
+		}
+	}
+}
+
+func count(t *testing.T, s *Store, table string) int {
+	t.Helper()
+	var n int
+	if err := s.writes.QueryRow(t.Context(), s.text.in("SELECT count(*) FROM millrace."+table)).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
