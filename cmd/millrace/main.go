@@ -24,6 +24,8 @@ type commands struct {
 	Start    startCmd    `cmd:"" help:"Run the service."`
 	Validate validateCmd `cmd:"" help:"Check a sync config, and a configuration, without running anything."`
 	Plan     planCmd     `cmd:"" help:"Show what a sync config compiles to."`
+	Compact  compactCmd  `cmd:"" help:"Make the storage smaller, while the service does not run."`
+	Backup   backupCmd   `cmd:"" help:"Copy the storage to a folder, while the service does not run."`
 	Keygen   keygenCmd   `cmd:"" help:"Make a key pair for users' tokens and print it."`
 	Version  versionCmd  `cmd:"" help:"Show the version."`
 }

@@ -85,6 +85,9 @@ func TestCommandLine(t *testing.T) {
 		{name: "validate-nothing", args: "validate"},
 		{name: "help-validate", args: "validate --help"},
 		{name: "help-plan", args: "plan --help"},
+		{name: "help-compact", args: "compact --help"},
+		{name: "help-backup", args: "backup --help"},
+		{name: "backup-nowhere", args: "backup"},
 		{name: "plan-nothing", args: "plan"},
 		{name: "plan-missing", args: "plan --sync-config none.yaml"},
 	} {

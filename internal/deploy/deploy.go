@@ -78,7 +78,7 @@ func New(plan *streams.Plan, defs []storage.Definition, epoch string) *Deploy {
 	for i, def := range defs {
 		d.IDs = append(d.IDs, def.ID)
 		d.position[def.ID] = i
-		d.prefixes = append(d.prefixes, epoch+"."+strconv.FormatUint(uint64(def.ID), 10)+"#"+def.Label)
+		d.prefixes = append(d.prefixes, prefix(epoch, def))
 	}
 	return d
 }
@@ -98,4 +98,20 @@ func (d *Deploy) BucketName(def int, params string) string {
 	b.WriteString(d.prefixes[def])
 	b.WriteString(params)
 	return b.String()
+}
+
+// ParseBucketName finds the bucket that BucketName gave a name in a store; false if
+// none of the definitions has such a bucket.
+func ParseBucketName(epoch string, defs []storage.Definition, name string) (storage.BucketKey, bool) {
+	for _, def := range defs {
+		if params, ok := strings.CutPrefix(name, prefix(epoch, def)); ok && strings.HasPrefix(params, "[") && strings.HasSuffix(params, "]") {
+			return storage.BucketKey{Def: def.ID, Params: params}, true
+		}
+	}
+	return storage.BucketKey{}, false
+}
+
+// prefix is what the names of a definition's buckets begin with.
+func prefix(epoch string, def storage.Definition) string {
+	return epoch + "." + strconv.FormatUint(uint64(def.ID), 10) + "#" + def.Label
 }
