@@ -85,7 +85,7 @@ func TestStream(t *testing.T) {
 	const seed = 2
 	rng := rand.New(rand.NewPCG(seed, 0))
 	r, w := io.Pipe()
-	go func() { _, _ = w.Write(zstd.AppendHeader(nil)) }()
+	next := zstd.AppendHeader(nil)
 	d, err := reference.NewReader(r, reference.WithDecoderConcurrency(1))
 	if err != nil {
 		t.Fatal(err)
@@ -100,7 +100,9 @@ func TestStream(t *testing.T) {
 		case 1:
 			b = random(rng, 1+rng.IntN(3000), 1+rng.IntN(256))
 		}
-		go func() { _, _ = w.Write(encoders[rng.IntN(3)].AppendBlocks(nil, b)) }()
+		write := encoders[rng.IntN(3)].AppendBlocks(next, b)
+		next = nil
+		go func() { _, _ = w.Write(write) }()
 		got := make([]byte, len(b))
 		if _, err := io.ReadFull(d, got); err != nil || !bytes.Equal(got, b) {
 			t.Fatalf("seed %d: write %d of %d bytes: %v", seed, i, len(b), err)
