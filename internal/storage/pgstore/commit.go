@@ -166,6 +166,10 @@ func (s *Store) undecided(ctx context.Context, conn *pgx.Conn, err error, sent b
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.SeverityUnlocalized != "FATAL" && pg.SeverityUnlocalized != "PANIC" {
 		_, _ = conn.Exec(ctx, "ROLLBACK") // or the pool drops the connection
+		// Who has been replaced may meet what the other one wrote before the fence.
+		if lost := s.renew(ctx); errors.Is(lost, storage.ErrFailed) {
+			return lost
+		}
 		return s.failure(err)
 	}
 	if sent {

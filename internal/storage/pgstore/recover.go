@@ -2,6 +2,7 @@ package pgstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -37,7 +38,7 @@ func (s *Store) recover(ctx context.Context) (storage.Recovered, error) {
 	if err := s.retake(ctx); err != nil {
 		return storage.Recovered{}, err
 	}
-	at, r, err := s.position(ctx)
+	at, r, err := s.position(ctx, s.writes)
 	if err != nil {
 		return storage.Recovered{}, err
 	}
@@ -61,15 +62,15 @@ func (s *Store) recover(ctx context.Context) (storage.Recovered, error) {
 	return r, nil
 }
 
-var errRecovering = fmt.Errorf("recovering did not succeed")
+var errRecovering = errors.New("recovering did not succeed")
 
 // position reads where the store is, and fills in what is not its plan.
-func (s *Store) position(ctx context.Context) (position, storage.Recovered, error) {
+func (s *Store) position(ctx context.Context, db querier) (position, storage.Recovered, error) {
 	var p position
 	var r storage.Recovered
 	var secret []byte
 	var used, nextDef, op, lsn int64
-	err := s.reads.QueryRow(ctx, s.text.in(`SELECT epoch, secret, used_op, next_def, next_bucket, version, op, lsn
+	err := db.QueryRow(ctx, s.text.in(`SELECT epoch, secret, used_op, next_def, next_bucket, version, op, lsn
 		FROM millrace.store WHERE one = 1`)).Scan(&r.Epoch, &secret, &used, &nextDef, &p.nextBucket, &p.view.version, &op, &lsn)
 	if err != nil {
 		return p, r, err
@@ -118,9 +119,10 @@ func (s *Store) rollback(ctx context.Context, at position) error {
 	return nil
 }
 
-// querier is a pool or a connection.
+// querier is one of the pools.
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
 // loadPlan fills in the definitions and deploys of a version.

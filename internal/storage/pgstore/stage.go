@@ -181,8 +181,8 @@ func (s *Store) stageRows(b *storage.Batch) {
 		}
 		st.rows[r.Ref] = rowWrite{record: appendRow(make([]byte, 0, 96), long, r.Record)}
 	}
-	if !b.Publish || len(st.rows) < bulk {
-		return // a part notes what it overwrites
+	if len(st.rows) < bulk {
+		return
 	}
 	absent := s.records.absent(st.rows)
 	if len(absent) < bulk {
@@ -211,16 +211,23 @@ func (q *queue) add(statement string, args ...any) { q.batch.Queue(q.text.in(sta
 func (q *queue) staged(st *staged, undo bool) {
 	q.buckets(st, undo)
 	q.ops(st.ops)
-	var tables, gone []int64
-	var keys, records, goneKeys [][]byte
+	var tables, gone, added []int64
+	var keys, records, goneKeys, addedKeys [][]byte
 	for ref, w := range st.rows {
 		switch {
+		case w.copied && !undo:
 		case w.copied:
+			added, addedKeys = append(added, int64(ref.Table)), append(addedKeys, shorten(string(ref.Key)))
 		case w.record == nil:
 			gone, goneKeys = append(gone, int64(ref.Table)), append(goneKeys, shorten(string(ref.Key)))
 		default:
 			tables, keys, records = append(tables, int64(ref.Table)), append(keys, shorten(string(ref.Key))), append(records, w.record)
 		}
+	}
+	for from, to := range pieces(len(added)) {
+		q.add(`INSERT INTO millrace.row_undo (version, tbl, key, record)
+			SELECT $1, k.tbl, k.key, NULL FROM unnest($2::bigint[], $3::bytea[]) k (tbl, key)
+			ON CONFLICT (version, tbl, key) DO NOTHING`, q.version, added[from:to], addedKeys[from:to])
 	}
 	for from, to := range pieces(len(tables)) {
 		if undo {

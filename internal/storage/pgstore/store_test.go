@@ -49,7 +49,7 @@ func TestContract(t *testing.T) {
 	fresh := func(t *testing.T) storagetest.Harness {
 		return &harness{t: t, cluster: cluster, opts: at(t, cluster, freshSchema())}
 	}
-	storagetest.RunRounds(t, fresh, 3, 8)
+	storagetest.RunRounds(t, fresh, 2, 6)
 }
 
 // harness keeps a store in a schema of a server.

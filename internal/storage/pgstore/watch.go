@@ -83,7 +83,7 @@ func (s *Store) Watch(ctx context.Context, f func(Change)) error {
 func (s *Store) look(ctx context.Context, f func(Change)) error {
 	ctx, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
-	at, _, err := s.position(ctx)
+	at, _, err := s.position(ctx, s.reads)
 	if err != nil {
 		return err
 	}
@@ -187,7 +187,7 @@ func (s *Store) Refresh(ctx context.Context) (storage.Recovered, error) {
 }
 
 func (s *Store) refresh(ctx context.Context) (storage.Recovered, view, error) {
-	at, r, err := s.position(ctx)
+	at, r, err := s.position(ctx, s.reads)
 	if err != nil {
 		return r, view{}, err
 	}
