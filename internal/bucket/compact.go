@@ -196,6 +196,7 @@ type survey struct {
 	last    OpID  // of all ops
 	oldest  OpID  // live row; 0 if there is none
 	before  OpID  // the op before oldest
+	fitted  int64 // of entries, when there was no room for the next one
 	skipped bool  // hardly anything is to be gained
 }
 
@@ -218,6 +219,7 @@ func (w *compacting) survey() (s survey, parts uint64, err error) {
 				return s, 0, err
 			}
 			s = s.merge(found, part == 0)
+			s.fitted = found.fitted
 			if w.Sample && fits && parts > 1 && part == 0 {
 				dead := s.superseded*int64(parts) + s.ops - s.entries
 				if s.skipped = 8*dead < s.ops; s.skipped {
@@ -228,7 +230,8 @@ func (w *compacting) survey() (s survey, parts uint64, err error) {
 		if fits {
 			return s, parts, nil
 		}
-		parts = max(2*parts, 2+uint64(s.entries)*5/4/uint64(w.Keys))
+		// New entries get rarer towards the oldest op, so this is too many rather than too few.
+		parts *= max(2, 1+uint64(s.entries)*5/4/uint64(s.fitted))
 	}
 }
 
@@ -267,6 +270,9 @@ func (w *compacting) look(part, parts uint64) (s survey, fits bool, err error) {
 		case live:
 			s.live++
 			s.oldest, s.before, s.newer = op.ID, 0, s.tally
+		}
+		if k.full && s.fitted == 0 {
+			s.fitted = s.entries
 		}
 		return true
 	})
