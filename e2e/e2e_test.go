@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/millrace-sync/millrace/internal/demo"
@@ -191,18 +192,18 @@ func converge(t *testing.T, db *pgx.Conn, c *demo.Terminal, user string) {
 		return state.Confirmed, fmt.Sprintf("%+v", state)
 	})
 	want := table(t, db, user)
+	var shown map[string]demo.Note
 	err := c.Wait(ctx, fmt.Sprintf("it shows the %d rows of %s", len(want), user), func(v demo.View) bool {
+		shown = maps.Clone(v.Notes)
 		return v.Status.Synced && maps.Equal(v.Notes, want)
 	})
-	if err != nil {
-		t.Fatal(err)
+	held, listErr := c.List(t.Context())
+	if listErr != nil {
+		t.Fatal(errors.Join(err, listErr))
 	}
-	got, err := c.List(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !maps.Equal(got, want) {
-		t.Fatalf("the client shows the %d rows of %s, but its database holds %d others", len(want), user, len(got))
+	if err != nil || !maps.Equal(held, want) {
+		t.Fatalf("%v\nshown (-Postgres +client):\n%s\nheld (-Postgres +client):\n%s\nPostgres now (-then +now):\n%s",
+			err, cmp.Diff(want, shown), cmp.Diff(want, held), cmp.Diff(want, table(t, db, user)))
 	}
 }
 
