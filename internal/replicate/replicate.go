@@ -77,6 +77,7 @@ type Applier struct {
 	bytes   int
 	pending map[storage.RowRef]*storage.RowRecord // row writes of batch; nil: deleted
 	order   []storage.RowRef                      // keys of pending
+	absent  map[storage.RowRef]struct{}           // rows found to have no record in the store
 
 	backfill backfill
 
@@ -90,6 +91,7 @@ func NewApplier(rows Rows, refetch Refetch, eval *Evaluator, next bucket.OpID, l
 		rows: rows, refetch: refetch, limits: limits, eval: eval, next: next,
 		tables:   map[source.TableID]version{},
 		pending:  map[storage.RowRef]*storage.RowRecord{},
+		absent:   map[storage.RowRef]struct{}{},
 		backfill: newBackfill(),
 	}
 }
@@ -179,10 +181,12 @@ func (a *Applier) Flush(lsn source.LSN, commit CommitFunc) error {
 
 func (a *Applier) commit(commit CommitFunc) error {
 	for _, ref := range a.order {
-		a.batch.Rows = append(a.batch.Rows, storage.RowWrite{Ref: ref, Record: a.pending[ref]})
+		_, absent := a.absent[ref]
+		a.batch.Rows = append(a.batch.Rows, storage.RowWrite{Ref: ref, Record: a.pending[ref], New: absent})
 	}
 	err := commit(&a.batch)
 	clear(a.pending)
+	clear(a.absent)
 	a.order = a.order[:0]
 	// What the batch points to must not outlive it through the reused arrays.
 	clear(a.batch.Ops)
@@ -247,8 +251,12 @@ func (a *Applier) record(ref storage.RowRef) (*storage.RowRecord, error) {
 		return rec, nil
 	}
 	rec, ok, err := a.rows.Row(ref)
-	if err != nil || !ok {
+	if err != nil {
 		return nil, err
+	}
+	if !ok {
+		a.absent[ref] = struct{}{}
+		return nil, nil
 	}
 	return rec, nil
 }

@@ -237,6 +237,9 @@ type BucketOp struct {
 type RowWrite struct {
 	Ref    RowRef
 	Record *RowRecord
+	// New says that the store has no record of the row, as Row told: it need not be
+	// looked for again.
+	New bool
 }
 
 // LookupWrite sets what one source row contributes to a lookup; nil Values

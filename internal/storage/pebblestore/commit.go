@@ -213,7 +213,11 @@ func (w *writer) prepare(pb *pebble.Batch, b *storage.Batch) error {
 			continue
 		}
 		w.value = appendRow(w.value[:0], r.Record)
-		if err := e.set(w.key, w.value); err != nil {
+		set := e.set
+		if r.New {
+			set = e.setNew
+		}
+		if err := set(w.key, w.value); err != nil {
 			return err
 		}
 	}

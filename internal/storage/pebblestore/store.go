@@ -51,7 +51,7 @@ type Options struct {
 	// FS is the file system; nil means the machine's.
 	FS vfs.FS
 	// CacheSize is the number of bytes of tables to keep in memory, out of which
-	// the memtables are reserved; 0 means 64 MiB.
+	// the memtables are reserved; 0 means 128 MiB.
 	CacheSize int64
 	// MemTableSize is the number of bytes to collect in memory before they are
 	// sorted into a table, of which up to four exist; 0 means 16 MiB.
@@ -61,7 +61,7 @@ type Options struct {
 }
 
 const (
-	defaultCacheSize    = 64 << 20
+	defaultCacheSize    = 128 << 20
 	defaultMemTableSize = 16 << 20
 	epochLen            = 5
 )

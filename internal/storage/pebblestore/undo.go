@@ -28,6 +28,16 @@ func (e *edit) set(key, value []byte) error {
 	return e.batch.Set(key, value, nil)
 }
 
+// setNew sets a key that the store does not hold.
+func (e *edit) setNew(key, value []byte) error {
+	if e.log {
+		if err := e.remember(key, nil, false); err != nil {
+			return err
+		}
+	}
+	return e.batch.Set(key, value, nil)
+}
+
 func (e *edit) delete(key []byte) error {
 	if err := e.rememberStored(key); err != nil {
 		return err
