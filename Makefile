@@ -1,7 +1,7 @@
 # The commands of this repository, for people and CI alike.
 
 # Packages with goroutines of their own, quick enough to run under the race detector.
-RACE = ./internal/checkpoint/... ./internal/session/... ./internal/httpapi/... ./internal/auth/...
+RACE = ./internal/auth/... ./internal/checkpoint/... ./internal/demo/... ./internal/httpapi/... ./internal/rsocket/... ./internal/session/...
 
 .DEFAULT_GOAL = help
 .PHONY: help demo test build lint fmt clean
