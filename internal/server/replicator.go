@@ -13,11 +13,11 @@ import (
 	"time"
 
 	"github.com/millrace-sync/millrace/internal/checkpoint"
+	"github.com/millrace-sync/millrace/internal/httpapi"
 	"github.com/millrace-sync/millrace/internal/postgres"
 	"github.com/millrace-sync/millrace/internal/replicate"
 	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/storage"
-	"github.com/millrace-sync/millrace/internal/storage/pebblestore"
 	"github.com/millrace-sync/millrace/internal/streams"
 	"github.com/millrace-sync/millrace/protocol"
 )
@@ -36,13 +36,24 @@ const (
 	maxChangedBuckets = 100_000
 )
 
+// replicaStore is what a replicator needs of the store. Its methods are described
+// at pebblestore.Store.
+type replicaStore interface {
+	replicate.Rows
+	Recover(context.Context) (storage.Recovered, error)
+	Commit(context.Context, *storage.Batch) error
+	Snapshot() (httpapi.Snapshot, error)
+	DurableLSN() source.LSN
+	ResetWriteCheckpoints(context.Context) error
+}
+
 // replicator brings the source's changes into the store: it connects, backfills
 // what is new, follows the stream, and starts again when the connection is lost.
 type replicator struct {
 	config  postgres.Config
 	plan    *streams.Plan
 	text    string // of the sync config
-	store   *pebblestore.Store
+	store   replicaStore
 	hub     *checkpoint.Hub
 	deploys *deploys
 	health  *health

@@ -27,7 +27,6 @@ import (
 	"github.com/millrace-sync/millrace/internal/deploy"
 	"github.com/millrace-sync/millrace/internal/httpapi"
 	"github.com/millrace-sync/millrace/internal/storage"
-	"github.com/millrace-sync/millrace/internal/storage/pebblestore"
 	"github.com/millrace-sync/millrace/internal/streams"
 )
 
@@ -77,7 +76,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, listener net
 		return err
 	}
 	defer verifier.Close()
-	store, err := pebblestore.Open(ctx, pebblestore.Options{Dir: cfg.Storage.Path, Logger: log})
+	store, err := openStore(ctx, cfg, log)
 	if err != nil {
 		return err
 	}
@@ -96,7 +95,7 @@ type service struct {
 	log         *slog.Logger
 	plan        *streams.Plan // nil: the config does not compile
 	diagnostics []streams.Diagnostic
-	store       *pebblestore.Store
+	store       store
 	listener    net.Listener
 	verifier    *auth.Verifier
 	lookEvery   time.Duration
@@ -121,7 +120,7 @@ func serve(ctx context.Context, s *service) error {
 	checkpoints := &writeCheckpoints{store: s.store, hub: hub, mark: marker.mark, log: s.log, requests: make(chan *writeCheckpointRequest, maxWriteCheckpoints)}
 	draining := make(chan struct{})
 	handler := httpapi.New(httpapi.Config{
-		Verifier: s.verifier, Store: snapshots{s.store}, Hub: hub, Deploys: current, WriteCheckpoints: checkpoints, Health: health,
+		Verifier: s.verifier, Store: s.store, Hub: hub, Deploys: current, WriteCheckpoints: checkpoints, Health: health,
 		Limits: limits(s.cfg), Connections: connections(s.cfg), Fetches: s.cfg.API.Limits.DataFetches, Draining: draining, Log: s.log,
 	})
 	web := &http.Server{
@@ -193,8 +192,3 @@ func deployedBefore(rec storage.Recovered, plan *streams.Plan, text string) *dep
 	}
 	return nil
 }
-
-// snapshots adapts the store to what httpapi wants of it.
-type snapshots struct{ *pebblestore.Store }
-
-func (s snapshots) Snapshot() (httpapi.Snapshot, error) { return s.Store.Snapshot() }

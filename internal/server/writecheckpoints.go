@@ -18,16 +18,19 @@ const (
 	writeCheckpointPatience = 10 * time.Second
 )
 
+// writeCheckpointStore is what writeCheckpoints need of the store.
+type writeCheckpointStore interface {
+	RequestWriteCheckpoints(context.Context, []storage.WriteCheckpointRequest) ([]uint64, error)
+}
+
 // writeCheckpoints gives out write checkpoints. Each is bound to a marker written
 // into the source's log after the request arrived: whatever the client uploaded
 // before is in the log before it, so once the marker has been replicated the
 // upload is in view. Requests that come while a marker is being written share the
 // next one: a round trip and a commit serve any number of clients.
 type writeCheckpoints struct {
-	store interface {
-		RequestWriteCheckpoints(context.Context, []storage.WriteCheckpointRequest) ([]uint64, error)
-	}
-	hub *checkpoint.Hub
+	store writeCheckpointStore
+	hub   *checkpoint.Hub
 	// mark writes a marker and returns its position.
 	mark     func(context.Context) (source.LSN, error)
 	log      *slog.Logger

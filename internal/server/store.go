@@ -1,0 +1,41 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/millrace-sync/millrace/internal/config"
+	"github.com/millrace-sync/millrace/internal/httpapi"
+	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/storage/pebblestore"
+)
+
+// store is what the service as a whole needs of a store; each part of it asks for
+// less.
+type store interface {
+	httpapi.Store
+	replicaStore
+	writeCheckpointStore
+	compacter
+	// Recovered returns what the store held when it was opened.
+	Recovered() storage.Recovered
+	// Failed is closed when nothing can be written any more, and Err says why.
+	Failed() <-chan struct{}
+	Err() error
+	Close() error
+}
+
+// openStore opens the store that the configuration asks for.
+func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (store, error) {
+	s, err := pebblestore.Open(ctx, pebblestore.Options{Dir: cfg.Storage.Path, Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	return pebble{s}, nil
+}
+
+// pebble is the embedded store.
+type pebble struct{ *pebblestore.Store }
+
+// Snapshot implements httpapi.Store.
+func (p pebble) Snapshot() (httpapi.Snapshot, error) { return p.Store.Snapshot() }
