@@ -9,6 +9,7 @@ import (
 
 	"github.com/millrace-sync/millrace/internal/auth"
 	"github.com/millrace-sync/millrace/internal/checkpoint"
+	"github.com/millrace-sync/millrace/internal/deploy"
 	"github.com/millrace-sync/millrace/internal/session"
 	"github.com/millrace-sync/millrace/protocol"
 )
@@ -33,7 +34,6 @@ var errClosed = errors.New("client closed the connection")
 // The reasons for which a stream ends in order.
 var (
 	errExpired  = errors.New("token expired")
-	errReplaced = errors.New("another deploy is current")
 	errDraining = errors.New("the service stops")
 )
 
@@ -63,8 +63,8 @@ type driverConfig struct {
 	userAgent string
 }
 
-// driver carries one session until the client leaves, the token expires, another
-// deploy becomes current or the process stops.
+// driver carries one session until the client leaves, the token expires or the
+// process stops. When another deploy becomes current, the session goes on by it.
 type driver struct {
 	driverConfig
 	handler  *Handler
@@ -79,14 +79,14 @@ type driver struct {
 
 // open prepares a session; run or stop must follow.
 func (h *Handler) open(c driverConfig) (*driver, error) {
-	deploy, replaced := h.Deploys.Current()
-	if deploy == nil {
+	current, replaced := h.Deploys.Current()
+	if current == nil {
 		return nil, protocol.Errorf(protocol.NoSyncConfig, "No sync config is active yet: the first backfill is still under way, or replication has not started. Try again shortly.")
 	}
 	return &driver{
 		driverConfig: c, handler: h, replaced: replaced, user: userKey(c.claims, c.request.ClientID),
 		session: session.New(session.Config{
-			Deploy: deploy, Request: sessionRequest(c.request, c.claims.Payload), Positions: positions(c.request), Codec: c.codec, Limits: h.Limits,
+			Deploy: current, Request: sessionRequest(c.request, c.claims.Payload), Positions: positions(c.request), Codec: c.codec, Limits: h.Limits,
 			Chunks: h.chunks,
 		}),
 	}, nil
@@ -129,7 +129,7 @@ func (d *driver) run(ctx context.Context) error {
 	case errors.Is(err, errExpired):
 		err = d.sendExpiry(0)
 		log.Info("stream ended", "reason", errExpired)
-	case errors.Is(err, errReplaced), errors.Is(err, errDraining):
+	case errors.Is(err, errDraining):
 		log.Info("stream ended", "reason", err)
 		err = nil
 	case errors.Is(err, errClosed):
@@ -174,7 +174,9 @@ func (d *driver) loop(ctx context.Context) error {
 		}
 		d.release()
 		var stuck <-chan time.Time
+		replaced := d.replaced
 		if d.sink.held() {
+			replaced = nil // nothing is made meanwhile, by whichever deploy
 			if patience == nil {
 				patience = time.NewTimer(writeTimeout)
 			}
@@ -201,8 +203,7 @@ func (d *driver) loop(ctx context.Context) error {
 			notice.Reset(time.Until(d.claims.Expires))
 		case <-stuck:
 			return fmt.Errorf("%w: it asked for nothing more within %s", errClosed, writeTimeout)
-		case <-d.replaced:
-			return errReplaced
+		case <-replaced: // update goes on by the new one
 		case <-d.handler.Draining:
 			return errDraining
 		case <-ctx.Done():
@@ -218,8 +219,6 @@ func (d *driver) loop(ctx context.Context) error {
 // if it goes on.
 func (d *driver) interrupted(ctx context.Context) error {
 	select {
-	case <-d.replaced:
-		return errReplaced
 	case <-d.handler.Draining:
 		return errDraining
 	case <-ctx.Done():
@@ -252,9 +251,18 @@ func (d *driver) sendExpiry(seconds int) error {
 func (d *driver) update() (snap Snapshot, err error) {
 	h := d.handler
 	latest, dirty := d.watcher.Take()
-	snap, err = h.Store.Snapshot()
-	if err != nil {
-		return nil, fmt.Errorf("open snapshot: %w", err)
+	for {
+		if snap, err = h.Store.Snapshot(); err != nil {
+			return nil, fmt.Errorf("open snapshot: %w", err)
+		}
+		// A deploy is replaced before the data of the one before it goes: whoever is not
+		// told so by now has a snapshot that still holds it. The others take a new one,
+		// which has all of the new deploy.
+		if !d.redeployed() {
+			break
+		}
+		snap.Close()
+		dirty.All = true
 	}
 	defer func() {
 		if err != nil {
@@ -265,13 +273,6 @@ func (d *driver) update() (snap Snapshot, err error) {
 		// The store shows a commit that the hub has not told of yet. Without what it
 		// changed, a part of it could be sent as if it were all.
 		dirty.All = true
-	}
-	// A deploy is replaced before the data of the one before it goes: whoever is not
-	// told so by now has a snapshot that still holds it.
-	select {
-	case <-d.replaced:
-		return snap, errReplaced
-	default:
 	}
 	write := d.session.WriteCheckpoint()
 	if !d.watched || dirty.Write {
@@ -300,6 +301,30 @@ func (d *driver) update() (snap Snapshot, err error) {
 	return snap, nil
 }
 
+// redeployed takes the current deploy if the session's was replaced, and reports
+// whether it was.
+func (d *driver) redeployed() bool {
+	select {
+	case <-d.replaced:
+	default:
+		return false
+	}
+	var current *deploy.Deploy
+	current, d.replaced = d.handler.Deploys.Current()
+	d.session.Redeploy(current)
+	return true
+}
+
+// outdated reports whether a newer checkpoint or deploy may change the client's view.
+func (d *driver) outdated() bool {
+	select {
+	case <-d.replaced:
+		return true
+	default:
+		return d.watcher.Pending()
+	}
+}
+
 // advance brings the client to the newest checkpoint. It returns true if it
 // stopped because a newer one may differ, or because the stream may have to end,
 // and false also if the sink holds lines.
@@ -323,7 +348,7 @@ func (d *driver) advance(ctx context.Context) (again bool, err error) {
 				return false, nil
 			}
 		}
-		if !p.Done && sent >= interruptOps && (d.watcher.Pending() || d.interrupted(ctx) != nil) {
+		if !p.Done && sent >= interruptOps && (d.outdated() || d.interrupted(ctx) != nil) {
 			return true, d.flush()
 		}
 	}

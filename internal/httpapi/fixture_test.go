@@ -114,6 +114,7 @@ type service struct {
 
 	mu       sync.Mutex
 	deploy   *deploy.Deploy
+	known    []storage.Definition // of every deploy compiled
 	replaced chan struct{}
 	status   httpapi.Status
 	fail     error // of requests for write checkpoints
@@ -135,18 +136,13 @@ var secret = sha256.Sum256([]byte("secret"))
 // newService returns a service with a deploy and nothing in its store; change may
 // adapt its configuration.
 func newService(t *testing.T, change func(*httpapi.Config)) *service {
-	plan, diagnostics := streams.Compile(streams.Source{File: "sync.yaml", Text: syncConfig})
-	if plan == nil {
-		t.Fatal(streams.Format(diagnostics))
-	}
-	diff := deploy.Compare(nil, plan, 1)
 	s := &service{
 		t: t, hub: checkpoint.NewHub(storage.Checkpoint{}), drain: make(chan struct{}),
 		store:    &store{ops: map[storage.BucketKey][]bucket.Op{}, writes: map[string]storage.WriteCheckpoint{}},
-		deploy:   deploy.New(plan, diff.Definitions, "e"),
 		replaced: make(chan struct{}),
 		status:   httpapi.Status{Started: true, Ready: true, Touched: time.Now()},
 	}
+	s.deploy = s.compile(syncConfig)
 	verifier, err := auth.New(auth.Config{
 		Keys:     []jose.JSONWebKey{{Key: secret[:], KeyID: "k", Algorithm: "HS256"}},
 		Audience: []string{"millrace"},
@@ -165,6 +161,23 @@ func newService(t *testing.T, change func(*httpapi.Config)) *service {
 	}
 	s.handler = httpapi.New(s.config)
 	return s
+}
+
+// compile returns the deploy of a sync config: its definitions have the ids that they
+// had in those compiled before.
+func (s *service) compile(text string) *deploy.Deploy {
+	s.t.Helper()
+	plan, diagnostics := streams.Compile(streams.Source{File: "sync.yaml", Text: text})
+	if plan == nil {
+		s.t.Fatal(streams.Format(diagnostics))
+	}
+	diff := deploy.Compare(s.known, plan, storage.DefinitionID(len(s.known)+1))
+	for _, i := range diff.New {
+		if d := diff.Definitions[i]; int(d.ID) > len(s.known) {
+			s.known = append(s.known, d)
+		}
+	}
+	return deploy.New(plan, diff.Definitions, "e")
 }
 
 func (s *service) Current() (*deploy.Deploy, <-chan struct{}) {
@@ -343,8 +356,8 @@ func (l *lines) next() string {
 		return "error: " + err.Error()
 	}
 	b = bytes.TrimSuffix(b, []byte("\n"))
-	if len(b) > 60 {
-		b = b[:60]
+	if len(b) > 300 {
+		b = b[:300]
 	}
 	return string(b)
 }

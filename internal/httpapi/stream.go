@@ -3,7 +3,6 @@ package httpapi
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -47,10 +46,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request) {
 	}
 	d, err := h.open(driverConfig{request: req, claims: claims, codec: codec, sink: out, keepalive: true, userAgent: userAgent(r)})
 	if err == nil {
-		if err = d.start(); errors.Is(err, errReplaced) {
-			err = nil // run finds out, and ends in order
-		}
-		if err != nil {
+		if err = d.start(); err != nil {
 			d.stop()
 		}
 	}

@@ -150,7 +150,6 @@ func TestExpired(t *testing.T) {
 
 func TestEnds(t *testing.T) {
 	for name, end := range map[string]func(*service){
-		"replaced": func(s *service) { s.redeploy(s.deploy) },
 		"draining": func(s *service) { close(s.drain) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -164,6 +163,46 @@ func TestEnds(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A stream goes on by a new deploy: buckets that both deploys have are not sent again,
+// and a client that nothing changes for hears nothing.
+func TestRedeploy(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service, client *http.Client) {
+		s.commit("ann", 3, "")
+		l := stream(t, client, token(nil), `{}`)
+		defer l.resp.Body.Close()
+		l.want(`{"checkpoint":`, `{"data":`, `{"checkpoint_complete":`)
+		s.idle()
+		s.redeploy(s.compile(syncConfig))
+		s.idle()
+		s.redeploy(s.compile(strings.Replace(syncConfig, "all:", "added: {auto_subscribe: true, query: SELECT id FROM tags}\n  all:", 1)))
+		l.want(`{"checkpoint":{"last_op_id":"3","buckets":[{"bucket":"e.1#notes|0[\"ann\"]","checksum":-2137732793,"count":3,"priority":3,`+
+			`"subscriptions":[{"default":0}]},{"bucket":"e.3#added|0[]","checksum":0,"count":0,`, `{"checkpoint_complete":`)
+		s.redeploy(s.compile(strings.Replace(syncConfig, "SELECT *", "SELECT id", 1)))
+		l.want(`{"checkpoint":{"last_op_id":"3","buckets":[{"bucket":"e.4#notes|0[\"ann\"]","checksum":0,"count":0,`, `{"checkpoint_complete":`)
+		s.redeploy(s.compile(syncConfig))
+		l.want(`{"checkpoint_diff":{"last_op_id":"3","removed_buckets":["e.4#notes|0[\"ann\"]"],"updated_buckets":[{"bucket":"e.1#notes`,
+			`{"data":`, `{"checkpoint_complete":`)
+	})
+}
+
+// A new deploy interrupts a long checkpoint.
+func TestRedeployWhileSending(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service, client *http.Client) {
+		s.commit("ann", 50_000, strings.Repeat("x", 100))
+		l := stream(t, client, token(nil), `{}`)
+		defer l.resp.Body.Close()
+		l.want(`{"checkpoint":`, `{"data":`)
+		s.redeploy(s.compile(strings.Replace(syncConfig, "SELECT *", "SELECT id", 1)))
+		line := l.next()
+		for ; strings.HasPrefix(line, `{"data":`); line = l.next() {
+		}
+		if !strings.HasPrefix(line, `{"checkpoint_diff":{"last_op_id":"50000","removed_buckets":["e.1#notes|0[\"ann\"]"],`) {
+			t.Fatalf("got %.200s", line)
+		}
+		l.want(`{"checkpoint_complete":`)
+	})
 }
 
 // A stream in the middle of a long checkpoint ends too.

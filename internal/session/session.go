@@ -118,6 +118,11 @@ type entry struct {
 // New opens a session. Nothing is sent before the first Advance.
 func New(c Config) *Session { return &Session{config: c} }
 
+// Redeploy makes another deploy the session's. The next Advance must be given a view
+// that has all of it, and Dirty.All. Buckets of definitions that both deploys have go
+// on where they are: their names and ids are the same.
+func (s *Session) Redeploy(d *deploy.Deploy) { s.config.Deploy = d }
+
 // Advance brings the session to a view: d says what may differ from the last one,
 // and is ignored the first time; write is the user's newest write checkpoint that
 // the view includes, 0 for none. It appends a checkpoint line the first time and
