@@ -16,6 +16,7 @@ import (
 	"github.com/millrace-sync/millrace/internal/bucket"
 	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/storage/record"
 )
 
 // samples are one or more of all that is stored, with what reads it back.
@@ -58,17 +59,17 @@ var samples = []struct {
 func encode(v any) []byte {
 	switch v := v.(type) {
 	case *bucket.Op:
-		return appendOp(nil, v)
+		return record.AppendOp(nil, v)
 	case bucket.State:
 		return appendState(nil, v)
 	case compactionMark:
 		return appendMark(nil, v)
 	case *storage.RowRecord:
-		return appendRow(nil, v)
+		return record.AppendRow(nil, v)
 	case storage.Definition:
-		return appendDefinition(nil, &v)
+		return record.AppendDefinition(nil, &v)
 	case storage.Deploy:
-		return appendDeploy(nil, &v)
+		return record.AppendDeploy(nil, &v)
 	case storage.WriteCheckpoint:
 		return appendUploadValue(nil, v)
 	case storage.Checkpoint:
@@ -81,20 +82,20 @@ func encode(v any) []byte {
 func decode(like any, b []byte) (any, error) {
 	switch like := like.(type) {
 	case *bucket.Op:
-		var d opDecoder
+		var d record.OpDecoder
 		op := bucket.Op{ID: like.ID}
-		err := d.decode(&op, b)
+		err := d.Decode(&op, b)
 		return &op, err
 	case bucket.State:
 		return decodeState(b)
 	case compactionMark:
 		return decodeMark(b)
 	case *storage.RowRecord:
-		return decodeRow(b)
+		return record.DecodeRow(bytes.Clone(b))
 	case storage.Definition:
-		return decodeDefinition(like.ID, b)
+		return record.DecodeDefinition(like.ID, b)
 	case storage.Deploy:
-		return decodeDeploy(like.ID, b)
+		return record.DecodeDeploy(like.ID, b)
 	case storage.WriteCheckpoint:
 		return decodeUpload(b)
 	case storage.Checkpoint:
@@ -114,11 +115,11 @@ func TestValuesRoundTrip(t *testing.T) {
 		if d := cmp.Diff(s.value, got, cmpopts.EquateEmpty()); d != "" {
 			t.Errorf("%s differs (-want +got):\n%s", s.name, d)
 		}
-		if op, ok := s.value.(*bucket.Op); ok && opLen(op) != len(b) {
-			t.Errorf("%s: opLen is %d, it takes %d", s.name, opLen(op), len(b))
+		if op, ok := s.value.(*bucket.Op); ok && record.OpLen(op) != len(b) {
+			t.Errorf("%s: opLen is %d, it takes %d", s.name, record.OpLen(op), len(b))
 		}
 	}
-	nothing, err := decodeDefinition(1, appendDefinition(nil, &storage.Definition{Tables: []storage.TableProgress{{Table: 1}, {Table: 2, After: []string{}}}}))
+	nothing, err := record.DecodeDefinition(1, record.AppendDefinition(nil, &storage.Definition{Tables: []storage.TableProgress{{Table: 1}, {Table: 2, After: []string{}}}}))
 	if err != nil || nothing.Tables[0].After != nil || nothing.Tables[1].After == nil {
 		t.Errorf("a table not begun and one without key columns are not told apart: %+v, %v", nothing.Tables, err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/millrace-sync/millrace/internal/bucket"
 	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/storage/record"
 )
 
 // writer is what a store knows of its newest state, published or not. Its fields
@@ -212,7 +213,7 @@ func (w *writer) prepare(pb *pebble.Batch, b *storage.Batch) error {
 			}
 			continue
 		}
-		w.value = appendRow(w.value[:0], r.Record)
+		w.value = record.AppendRow(w.value[:0], r.Record)
 		set := e.set
 		if r.New {
 			set = e.setNew
@@ -256,7 +257,7 @@ func (e *edit) plan(b *storage.Batch) error {
 	for i := range b.Definitions {
 		d := &b.Definitions[i]
 		w.key = appendDef(w.key[:0], spaceDefinition, uint32(d.ID))
-		w.value = appendDefinition(w.value[:0], d)
+		w.value = record.AppendDefinition(w.value[:0], d)
 		if err := e.set(w.key, w.value); err != nil {
 			return err
 		}
@@ -281,7 +282,7 @@ func (e *edit) plan(b *storage.Batch) error {
 				return err
 			}
 		}
-		w.value = appendDeploy(w.value[:0], d)
+		w.value = record.AppendDeploy(w.value[:0], d)
 		if err := e.set(key, w.value); err != nil {
 			return err
 		}
@@ -337,9 +338,9 @@ func (e *edit) ops(ops []storage.BucketOp) error {
 	var c *stateChange
 	for i := range ops {
 		o := &ops[i]
-		d := e.batch.SetDeferred(opKeyLen(o.Bucket), opLen(&o.Op))
+		d := e.batch.SetDeferred(opKeyLen(o.Bucket), record.OpLen(&o.Op))
 		appendOpKey(d.Key[:0], o.Bucket, o.Op.ID)
-		appendOp(d.Value[:0], &o.Op)
+		record.AppendOp(d.Value[:0], &o.Op)
 		if err := d.Finish(); err != nil {
 			return err
 		}
@@ -403,7 +404,7 @@ func (w *writer) storedState(key []byte) (bucket.State, error) {
 func sizeOf(b *storage.Batch) int {
 	n := 256
 	for i := range b.Ops {
-		n += opKeyLen(b.Ops[i].Bucket) + opLen(&b.Ops[i].Op) + 8
+		n += opKeyLen(b.Ops[i].Bucket) + record.OpLen(&b.Ops[i].Op) + 8
 	}
 	return n + 160*len(b.Rows) + 128*len(b.Lookups)
 }

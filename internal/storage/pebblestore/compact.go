@@ -11,6 +11,7 @@ import (
 
 	"github.com/millrace-sync/millrace/internal/bucket"
 	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/storage/record"
 )
 
 const (
@@ -297,7 +298,7 @@ func (t compactable) Descend(after, until bucket.OpID, yield func(*bucket.Op) bo
 	}
 	defer func() { err = errors.Join(err, corrupt(it.Close())) }()
 	idAt := len(from) - 8
-	var dec opDecoder
+	var dec record.OpDecoder
 	var op bucket.Op
 	n := 0
 	for ok := it.Last(); ok; ok = it.Prev() {
@@ -315,7 +316,7 @@ func (t compactable) Descend(after, until bucket.OpID, yield func(*bucket.Op) bo
 		if err != nil {
 			return corrupt(err)
 		}
-		if err := dec.decode(&op, value); err != nil {
+		if err := dec.Decode(&op, value); err != nil {
 			return err
 		}
 		if !yield(&op) {
@@ -333,15 +334,15 @@ func (t compactable) Apply(e *bucket.Edit) error {
 		if err := b.DeleteRange(appendOpKey(nil, t.key, 0), appendOpKey(nil, t.key, e.Clear.ID), nil); err != nil {
 			return err
 		}
-		if err := b.Set(appendOpKey(nil, t.key, e.Clear.ID), appendOp(nil, e.Clear), nil); err != nil {
+		if err := b.Set(appendOpKey(nil, t.key, e.Clear.ID), record.AppendOp(nil, e.Clear), nil); err != nil {
 			return err
 		}
 	}
 	for i := range e.Set {
 		op := &e.Set[i]
-		d := b.SetDeferred(opKeyLen(t.key), opLen(op))
+		d := b.SetDeferred(opKeyLen(t.key), record.OpLen(op))
 		appendOpKey(d.Key[:0], t.key, op.ID)
-		appendOp(d.Value[:0], op)
+		record.AppendOp(d.Value[:0], op)
 		if err := d.Finish(); err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package pebblestore
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"github.com/millrace-sync/millrace/internal/bucket"
 	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/storage/record"
 )
 
 // view is a Pebble snapshot that is shared by the Snapshots of one published
@@ -164,7 +166,7 @@ func (sn *Snapshot) ops(key storage.BucketKey, after bucket.OpID, yield func(*bu
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
 	idAt := len(from) - 8
-	var dec opDecoder
+	var dec record.OpDecoder
 	var op bucket.Op
 	for ok := it.SeekPrefixGE(from); ok; ok = it.Next() {
 		if sn.store.closing.Load() {
@@ -179,7 +181,7 @@ func (sn *Snapshot) ops(key storage.BucketKey, after bucket.OpID, yield func(*bu
 		if err != nil {
 			return err
 		}
-		if err := dec.decode(&op, value); err != nil {
+		if err := dec.Decode(&op, value); err != nil {
 			return err
 		}
 		if !yield(&op) {
@@ -242,7 +244,7 @@ func (s *Store) Row(ref storage.RowRef) (*storage.RowRecord, bool, error) {
 	if !held {
 		return nil, false, nil
 	}
-	rec, err := decodeRow(value)
+	rec, err := record.DecodeRow(bytes.Clone(value))
 	if err != nil {
 		return nil, false, fmt.Errorf("read row record of table %d: %w", ref.Table, err)
 	}
@@ -262,7 +264,7 @@ func (s *Store) RowsOf(table source.TableID, yield func(source.RowKey, *storage.
 		if !ok {
 			return fmt.Errorf("row key of %d bytes: %w", len(key), storage.ErrCorrupt)
 		}
-		rec, err := decodeRow(value)
+		rec, err := record.DecodeRow(bytes.Clone(value))
 		if err != nil {
 			return err
 		}

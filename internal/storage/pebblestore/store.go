@@ -42,6 +42,7 @@ import (
 
 	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/storage/record"
 )
 
 // Options say where a store is and what it may use. Only Dir must be set.
@@ -369,7 +370,7 @@ func (s *Store) loadDefinitions(r *storage.Recovered) error {
 		if err != nil {
 			return err
 		}
-		def, err := decodeDefinition(id, value)
+		def, err := record.DecodeDefinition(id, value)
 		r.Definitions = append(r.Definitions, def)
 		return err
 	})
@@ -380,7 +381,7 @@ func (s *Store) loadDefinitions(r *storage.Recovered) error {
 		if len(key) != 1+8 {
 			return fmt.Errorf("deploy key of %d bytes: %w", len(key), storage.ErrCorrupt)
 		}
-		d, err := decodeDeploy(binary.BigEndian.Uint64(key[1:]), value)
+		d, err := record.DecodeDeploy(binary.BigEndian.Uint64(key[1:]), value)
 		r.Deploys = append(r.Deploys, d)
 		return err
 	})

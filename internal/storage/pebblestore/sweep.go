@@ -12,6 +12,7 @@ import (
 
 	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/storage/record"
 )
 
 // Dropping a definition leaves row records that name it. Those of a table that
@@ -151,7 +152,7 @@ rows:
 		if !ok || !bytes.Equal(now, r.value) {
 			continue
 		}
-		rec, err := decodeRow(now)
+		rec, err := record.DecodeRow(bytes.Clone(now))
 		if err != nil {
 			return err
 		}

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 
 	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/millrace-sync/millrace/internal/storage/record"
 )
 
 // edit collects the writes of one batch and, if log is set, what they overwrite.
@@ -79,13 +81,13 @@ func (e *edit) rememberStored(key []byte) error {
 
 // remember logs what a key held, if anything.
 func (e *edit) remember(key, value []byte, held bool) error {
-	n := uvarintLen(uint64(len(key))) + len(key)
+	n := record.UvarintLen(uint64(len(key))) + len(key)
 	if held {
 		n += 1 + len(value)
 	}
 	d := e.batch.SetDeferred(1+8, n)
 	appendUndoKey(d.Key[:0], e.undo)
-	v := appendText(d.Value[:0], key)
+	v := record.AppendText(d.Value[:0], key)
 	if held {
 		_ = append(append(v, 1), value...)
 	}
@@ -99,18 +101,18 @@ func appendUndoKey(dst []byte, seq uint64) []byte {
 
 // decodeUndo reads an entry of the undo log. It shares the bytes of value.
 func decodeUndo(value []byte) (key, old []byte, held bool, err error) {
-	r := decoder{rest: value}
-	key = r.text()
-	if !r.bad && len(r.rest) > 0 {
-		if r.u8() != 1 {
-			r.bad = true
+	r := record.NewDecoder(value)
+	key = r.Text()
+	if len(r.Rest()) > 0 {
+		if r.U8() != 1 {
+			r.Fail()
 		}
-		old, held = r.bytes(uint64(len(r.rest))), true
+		old, held = r.Bytes(uint64(len(r.Rest()))), true
 	}
 	if len(key) == 0 {
-		r.bad = true
+		r.Fail()
 	}
-	return key, old, held, r.end("undo log entry")
+	return key, old, held, r.End("undo log entry")
 }
 
 // rollbackChunk bounds the bytes that one batch of a rollback has.

@@ -2,324 +2,26 @@ package pgstore
 
 import (
 	"encoding/binary"
-	"fmt"
-	"unsafe"
 
-	"github.com/millrace-sync/millrace/internal/bucket"
-	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/storage/record"
 )
 
-// decoder reads a stored value. It never reads past the end: the first attempt to
-// do so makes it bad, and everything after reads as zero.
-type decoder struct {
-	rest []byte
-	bad  bool
-}
-
-func (d *decoder) bytes(n uint64) []byte {
-	if n > uint64(len(d.rest)) {
-		d.rest, d.bad = nil, true
-		return nil
-	}
-	b := d.rest[:n:n]
-	d.rest = d.rest[n:]
-	return b
-}
-
-func (d *decoder) u8() byte {
-	if b := d.bytes(1); b != nil {
-		return b[0]
-	}
-	return 0
-}
-
-func (d *decoder) u32() uint32 {
-	if b := d.bytes(4); b != nil {
-		return binary.BigEndian.Uint32(b)
-	}
-	return 0
-}
-
-func (d *decoder) u64() uint64 {
-	if b := d.bytes(8); b != nil {
-		return binary.BigEndian.Uint64(b)
-	}
-	return 0
-}
-
-func (d *decoder) uvarint() uint64 {
-	v, n := binary.Uvarint(d.rest)
-	if n <= 0 {
-		d.rest, d.bad = nil, true
-		return 0
-	}
-	d.rest = d.rest[n:]
-	return v
-}
-
-// text reads a length and so many bytes, which it does not copy.
-func (d *decoder) text() []byte { return d.bytes(d.uvarint()) }
-
-// str reads a text that shares the bytes read: they must never change again.
-func (d *decoder) str() string {
-	b := d.text()
-	return unsafe.String(unsafe.SliceData(b), len(b))
-}
-
-// count reads the number of the items that follow, each of which takes at least
-// one byte: so a wrong count cannot make the caller allocate without bound.
-func (d *decoder) count() int {
-	n := d.uvarint()
-	if n > uint64(len(d.rest)) {
-		d.rest, d.bad = nil, true
-		return 0
-	}
-	return int(n)
-}
-
-// end returns ErrCorrupt unless the value was read exactly to its end.
-func (d *decoder) end(what string) error {
-	if d.bad {
-		return fmt.Errorf("decode %s: value ends early: %w", what, storage.ErrCorrupt)
-	}
-	if len(d.rest) > 0 {
-		return fmt.Errorf("decode %s: %d bytes left over: %w", what, len(d.rest), storage.ErrCorrupt)
-	}
-	return nil
-}
-
-func appendText[T string | []byte](dst []byte, s T) []byte {
-	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
-}
-
-// The body of an op is its kind u8, checksum u32 and, for PUT and REMOVE, subkey,
-// object type and id as texts, then the data to the end.
-
-func appendOp(dst []byte, op *bucket.Op) []byte {
-	dst = binary.BigEndian.AppendUint32(append(dst, byte(op.Kind)), uint32(op.Checksum))
-	if op.Kind != bucket.Put && op.Kind != bucket.Remove {
-		return dst
-	}
-	dst = append(dst, op.Subkey[:]...)
-	dst = appendText(dst, op.ObjectType)
-	dst = appendText(dst, op.ObjectID)
-	return append(dst, op.Data...)
-}
-
-// opDecoder decodes consecutive ops. Object ids are copied into chunks that are
-// never written again, so that the strings handed out stay valid at a hundredth
-// of an allocation each.
-type opDecoder struct {
-	chunk      []byte
-	objectType string // of the op before, which mostly is the same
-}
-
-// Chunks grow, as most reads are of a few ops.
-const minChunkLen, maxChunkLen = 128, 4 << 10
-
-// decode fills op, but for its ID, from body, whose bytes op.Data shares.
-func (d *opDecoder) decode(op *bucket.Op, body []byte) error {
-	r := decoder{rest: body}
-	op.Kind, op.Checksum = bucket.OpKind(r.u8()), bucket.Checksum(r.u32())
-	switch op.Kind {
-	case bucket.Put, bucket.Remove:
-		copy(op.Subkey[:], r.bytes(uint64(len(op.Subkey))))
-		if t := r.text(); string(t) != d.objectType {
-			d.objectType = string(t)
-		}
-		op.ObjectType = d.objectType
-		op.ObjectID = d.intern(r.text())
-		op.Data = r.bytes(uint64(len(r.rest)))
-		if op.Kind == bucket.Remove && len(op.Data) > 0 {
-			return fmt.Errorf("decode op %s: a REMOVE with data: %w", op.ID, storage.ErrCorrupt)
-		}
-	case bucket.Move, bucket.Clear:
-		*op = bucket.Op{ID: op.ID, Kind: op.Kind, Checksum: op.Checksum}
-	default:
-		return fmt.Errorf("decode op %s: unknown kind %d: %w", op.ID, op.Kind, storage.ErrCorrupt)
-	}
-	return r.end("op")
-}
-
-func (d *opDecoder) intern(b []byte) string {
-	if len(b) == 0 {
-		return ""
-	}
-	if len(b) > minChunkLen {
-		return string(b)
-	}
-	if cap(d.chunk)-len(d.chunk) < len(b) {
-		d.chunk = make([]byte, 0, max(minChunkLen, min(2*cap(d.chunk), maxChunkLen)))
-	}
-	n := len(d.chunk)
-	d.chunk = append(d.chunk, b...)
-	return unsafe.String(&d.chunk[n], len(b))
-}
-
-// A row record is the row's key, empty unless the stored one is shortened; then
-// memberships, lookups and kept values, each with their count; then copies.
+// A row record has the row's key before it, empty unless the stored one is
+// shortened.
 
 func appendRow(dst []byte, key string, rec *storage.RowRecord) []byte {
-	dst = appendText(dst, key)
-	dst = binary.AppendUvarint(dst, uint64(len(rec.Memberships)))
-	for i := range rec.Memberships {
-		m := &rec.Memberships[i]
-		dst = appendBucketKey(dst, m.Bucket)
-		dst = appendText(dst, m.ObjectType)
-		dst = appendText(dst, m.ObjectID)
-		dst = binary.AppendUvarint(dst, uint64(m.Op))
-		dst = binary.BigEndian.AppendUint64(dst, m.Hash)
-	}
-	dst = binary.AppendUvarint(dst, uint64(len(rec.Lookups)))
-	for i := range rec.Lookups {
-		c := &rec.Lookups[i]
-		dst = appendLookupKey(dst, c.Lookup)
-		dst = binary.BigEndian.AppendUint64(dst, c.Hash)
-	}
-	dst = binary.AppendUvarint(dst, uint64(len(rec.Kept)))
-	for i := range rec.Kept {
-		k := &rec.Kept[i]
-		dst = appendText(dst, k.Column)
-		dst = append(dst, byte(k.Datum.Encoding))
-		dst = appendText(dst, k.Datum.Bytes)
-	}
-	return binary.AppendUvarint(dst, uint64(rec.Copies))
+	return record.AppendRow(record.AppendText(dst, key), rec)
 }
 
 // decodeRow shares the bytes of value, which must never change again.
 func decodeRow(value []byte) (key string, rec *storage.RowRecord, err error) {
-	r := decoder{rest: value}
-	rec = &storage.RowRecord{}
-	key = r.str()
-	if n := r.count(); n > 0 {
-		rec.Memberships = make([]storage.Membership, n)
-	}
-	for i := range rec.Memberships {
-		rec.Memberships[i] = storage.Membership{
-			Bucket:     r.bucketKey(),
-			ObjectType: r.str(),
-			ObjectID:   r.str(),
-			Op:         bucket.OpID(r.uvarint()),
-			Hash:       r.u64(),
-		}
-	}
-	if n := r.count(); n > 0 {
-		rec.Lookups = make([]storage.Contribution, n)
-	}
-	for i := range rec.Lookups {
-		rec.Lookups[i] = storage.Contribution{Lookup: r.lookupKey(), Hash: r.u64()}
-	}
-	if n := r.count(); n > 0 {
-		rec.Kept = make([]storage.Kept, n)
-	}
-	for i := range rec.Kept {
-		rec.Kept[i].Column = r.str()
-		rec.Kept[i].Datum.Encoding = source.Encoding(r.u8())
-		if b := r.text(); len(b) > 0 {
-			rec.Kept[i].Datum.Bytes = b
-		}
-	}
-	rec.Copies = int64(r.uvarint())
-	if err := r.end("row record"); err != nil {
+	r := record.NewDecoder(value)
+	key = r.Shared()
+	if rec, err = record.DecodeRow(r.Rest()); err != nil {
 		return "", nil, err
 	}
 	return key, rec, nil
-}
-
-func appendBucketKey(dst []byte, k storage.BucketKey) []byte {
-	return appendText(binary.AppendUvarint(dst, uint64(k.Def)), k.Params)
-}
-
-func (d *decoder) bucketKey() storage.BucketKey {
-	return storage.BucketKey{Def: storage.DefinitionID(d.uvarint()), Params: d.str()}
-}
-
-func appendLookupKey(dst []byte, k storage.LookupKey) []byte {
-	return appendText(binary.AppendUvarint(dst, uint64(k.Def)), k.Key)
-}
-
-func (d *decoder) lookupKey() storage.LookupKey {
-	return storage.LookupKey{Def: storage.DefinitionID(d.uvarint()), Key: d.str()}
-}
-
-func appendDefinition(dst []byte, def *storage.Definition) []byte {
-	dst = appendText(dst, def.Hash)
-	dst = appendText(dst, def.Label)
-	dst = append(dst, byte(def.State))
-	dst = binary.AppendUvarint(dst, uint64(len(def.Tables)))
-	for i := range def.Tables {
-		t := &def.Tables[i]
-		dst = binary.AppendUvarint(dst, uint64(t.Table))
-		dst = appendText(dst, t.Shape)
-		done := byte(0)
-		if t.Done {
-			done = 1
-		}
-		dst = append(dst, done)
-		dst = binary.AppendUvarint(dst, uint64(t.Rows))
-		// One more than the number of columns, as none and nil differ.
-		if t.After == nil {
-			dst = append(dst, 0)
-			continue
-		}
-		dst = binary.AppendUvarint(dst, uint64(len(t.After))+1)
-		for _, s := range t.After {
-			dst = appendText(dst, s)
-		}
-	}
-	return dst
-}
-
-func decodeDefinition(id storage.DefinitionID, value []byte) (storage.Definition, error) {
-	r := decoder{rest: value}
-	def := storage.Definition{ID: id, Hash: r.str(), Label: r.str(), State: storage.DefinitionState(r.u8())}
-	if n := r.count(); n > 0 {
-		def.Tables = make([]storage.TableProgress, n)
-	}
-	for i := range def.Tables {
-		t := &def.Tables[i]
-		t.Table = source.TableID(r.uvarint())
-		t.Shape = r.str()
-		t.Done = r.u8() == 1
-		t.Rows = int64(r.uvarint())
-		n := r.uvarint()
-		if n == 0 {
-			continue
-		}
-		if n-1 > uint64(len(r.rest)) {
-			r.bad = true
-			break
-		}
-		t.After = make([]string, n-1)
-		for j := range t.After {
-			t.After[j] = r.str()
-		}
-	}
-	return def, r.end("definition")
-}
-
-func appendDeploy(dst []byte, d *storage.Deploy) []byte {
-	dst = append(dst, byte(d.State))
-	dst = appendText(dst, d.SyncConfig)
-	dst = appendText(dst, d.Source)
-	dst = binary.AppendUvarint(dst, uint64(len(d.Definitions)))
-	for _, id := range d.Definitions {
-		dst = binary.AppendUvarint(dst, uint64(id))
-	}
-	return dst
-}
-
-func decodeDeploy(id uint64, value []byte) (storage.Deploy, error) {
-	r := decoder{rest: value}
-	d := storage.Deploy{ID: id, State: storage.DeployState(r.u8()), SyncConfig: r.str(), Source: r.str()}
-	if n := r.count(); n > 0 {
-		d.Definitions = make([]storage.DefinitionID, n)
-	}
-	for i := range d.Definitions {
-		d.Definitions[i] = storage.DefinitionID(r.uvarint())
-	}
-	return d, r.end("deploy")
 }
 
 // Changes are a byte that says whether definitions or deploys changed, then
@@ -332,27 +34,27 @@ func appendChanges(dst []byte, c *changeSet) []byte {
 	}
 	dst = binary.AppendUvarint(append(dst, plan), uint64(len(c.buckets)))
 	for k := range c.buckets {
-		dst = appendBucketKey(dst, k)
+		dst = record.AppendBucketKey(dst, k)
 	}
 	dst = binary.AppendUvarint(dst, uint64(len(c.lookups)))
 	for k := range c.lookups {
-		dst = appendLookupKey(dst, k)
+		dst = record.AppendLookupKey(dst, k)
 	}
 	return dst
 }
 
 // decodeChanges adds to c. It shares the bytes of value, which must never change again.
 func decodeChanges(c *changeSet, value []byte) error {
-	r := decoder{rest: value}
-	plan := r.u8() == 1
-	for n := r.count(); n > 0; n-- {
-		c.bucket(r.bucketKey())
+	r := record.NewDecoder(value)
+	plan := r.U8() == 1
+	for n := r.Count(); n > 0; n-- {
+		c.bucket(r.BucketKey())
 	}
-	for n := r.count(); n > 0; n-- {
-		c.lookup(r.lookupKey())
+	for n := r.Count(); n > 0; n-- {
+		c.lookup(r.LookupKey())
 	}
 	if plan {
 		c.plan = true
 	}
-	return r.end("changes")
+	return r.End("changes")
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/millrace-sync/millrace/internal/bucket"
 	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/storage/record"
 )
 
 // The binary form of COPY: a header, rows of fields with their lengths, an end.
@@ -32,7 +33,7 @@ func appendCopyOp(dst []byte, row *opRow, op *bucket.Op) []byte {
 		dst = appendCopyInt(dst, v)
 	}
 	at := len(dst)
-	dst = appendOp(append(dst, 0, 0, 0, 0), op)
+	dst = record.AppendOp(append(dst, 0, 0, 0, 0), op)
 	binary.BigEndian.PutUint32(dst[at:], uint32(len(dst)-at-4))
 	return dst
 }

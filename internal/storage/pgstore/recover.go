@@ -10,6 +10,7 @@ import (
 	"github.com/millrace-sync/millrace/internal/bucket"
 	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/storage/record"
 )
 
 // Recover takes back every batch since the last one with Publish, as Open does,
@@ -128,7 +129,7 @@ type querier interface {
 // loadPlan fills in the definitions and deploys of a version.
 func (s *Store) loadPlan(ctx context.Context, db querier, version int64, r *storage.Recovered) error {
 	err := s.eachVersioned(ctx, db, "definition", version, func(id int64, body []byte) error {
-		d, err := decodeDefinition(storage.DefinitionID(id), body)
+		d, err := record.DecodeDefinition(storage.DefinitionID(id), body)
 		r.Definitions = append(r.Definitions, d)
 		return err
 	})
@@ -136,7 +137,7 @@ func (s *Store) loadPlan(ctx context.Context, db querier, version int64, r *stor
 		return fmt.Errorf("load definitions: %w", err)
 	}
 	err = s.eachVersioned(ctx, db, "deploy", version, func(id int64, body []byte) error {
-		d, err := decodeDeploy(uint64(id), body)
+		d, err := record.DecodeDeploy(uint64(id), body)
 		r.Deploys = append(r.Deploys, d)
 		return err
 	})

@@ -13,18 +13,18 @@ import (
 func records(n int, copies int64, publish bool) *storage.Batch {
 	b := &storage.Batch{Publish: publish}
 	for i := range n {
-		b.Rows = append(b.Rows, storage.RowWrite{Ref: record(i), Record: &storage.RowRecord{Copies: copies}})
+		b.Rows = append(b.Rows, storage.RowWrite{Ref: rowRecord(i), Record: &storage.RowRecord{Copies: copies}})
 	}
 	return b
 }
 
-func record(i int) storage.RowRef {
+func rowRecord(i int) storage.RowRef {
 	return storage.RowRef{Table: 1, Key: source.RowKey(fmt.Sprintf("%06d", i))}
 }
 
 func copiesOf(t *testing.T, s *Store, i int) int64 {
 	t.Helper()
-	rec, ok, err := s.Row(record(i))
+	rec, ok, err := s.Row(rowRecord(i))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestPrefetch(t *testing.T) {
 	s = open(t, opts)
 	var refs []storage.RowRef
 	for i := range 20 {
-		refs = append(refs, record(i))
+		refs = append(refs, rowRecord(i))
 	}
 	if err := s.Prefetch(t.Context(), refs); err != nil {
 		t.Fatal(err)
@@ -60,7 +60,7 @@ func TestPrefetch(t *testing.T) {
 	if got := s.writes.Stat().AcquireCount(); got != conns {
 		t.Errorf("%d queries for what was fetched ahead", got-conns)
 	}
-	rec, _, err := s.Row(record(0))
+	rec, _, err := s.Row(rowRecord(0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,16 +110,16 @@ func TestRecordCacheIsBounded(t *testing.T) {
 	big := make([]byte, recordCacheBytes/4)
 	for i := range 64 {
 		clear(rows)
-		rows[record(i)] = rowWrite{record: big}
+		rows[rowRecord(i)] = rowWrite{record: big}
 		c.committed(rows)
 		if held := len(c.newer) + len(c.older); held > 8 {
 			t.Fatalf("%d records of a quarter of the bound are held", held)
 		}
-		if got, known := c.get(record(i)); !known || len(got) != len(big) {
+		if got, known := c.get(rowRecord(i)); !known || len(got) != len(big) {
 			t.Fatal("what was just written is not known")
 		}
 	}
-	if _, known := c.get(record(0)); known {
+	if _, known := c.get(rowRecord(0)); known {
 		t.Error("the first record is still held")
 	}
 }

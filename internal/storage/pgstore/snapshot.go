@@ -8,6 +8,7 @@ import (
 
 	"github.com/millrace-sync/millrace/internal/bucket"
 	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/storage/record"
 )
 
 // The number of ops that one query reads: few at first, then as many as make
@@ -158,7 +159,7 @@ type pager struct {
 	key   storage.BucketKey
 	after bucket.OpID
 	limit int
-	dec   opDecoder
+	dec   record.OpDecoder
 	op    bucket.Op
 }
 
@@ -192,7 +193,7 @@ func (p *pager) page(yield func(*bucket.Op) bool) (more bool, err error) {
 			return false, errForm
 		}
 		p.op.ID = bucket.OpID(readInt(raw[1]))
-		if err := p.dec.decode(&p.op, raw[2]); err != nil {
+		if err := p.dec.Decode(&p.op, raw[2]); err != nil {
 			return false, err
 		}
 		p.after = p.op.ID

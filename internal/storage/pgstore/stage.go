@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace-sync/millrace/internal/bucket"
 	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/storage/record"
 )
 
 // maxKeptBuffer is the largest buffer that is kept from one batch to the next.
@@ -157,7 +158,7 @@ func (st *staged) addOps(ops []storage.BucketOp) {
 			st.copyOps = appendCopyOp(st.copyOps, &row, &o.Op)
 			continue
 		}
-		row.body = appendOp(nil, &o.Op)
+		row.body = record.AppendOp(nil, &o.Op)
 		st.ops = append(st.ops, row)
 	}
 	if many {
@@ -341,7 +342,7 @@ func (q *queue) plan(b *storage.Batch) {
 		d := &b.Definitions[i]
 		q.supersede("definition", int64(d.ID))
 		q.add("INSERT INTO millrace.definition (id, from_v, to_v, body) VALUES ($1, $2, $3, $4)",
-			int64(d.ID), q.version, int64(forever), appendDefinition(nil, d))
+			int64(d.ID), q.version, int64(forever), record.AppendDefinition(nil, d))
 	}
 	for _, id := range b.Drop {
 		q.supersede("definition", int64(id))
@@ -353,7 +354,7 @@ func (q *queue) plan(b *storage.Batch) {
 		}
 		q.supersede("deploy", int64(d.ID))
 		q.add("INSERT INTO millrace.deploy (id, from_v, to_v, body) VALUES ($1, $2, $3, $4)",
-			int64(d.ID), q.version, int64(forever), appendDeploy(nil, d))
+			int64(d.ID), q.version, int64(forever), record.AppendDeploy(nil, d))
 	}
 }
 
