@@ -39,6 +39,11 @@ const (
 	defaultCacheSize   = 50 << 20
 	// maxIdleLog is what is left of the log's file once it is in the database, in bytes.
 	maxIdleLog = 6 << 20
+	// softLog is the length of the log, in pages of 4 KiB, at which it is moved into the
+	// database in the background; SQLite's own choice of 1,000 would write what a first
+	// sync downloads several times. At hardLog the one who commits does it and waits,
+	// so that a log that grows faster than it is moved ends here.
+	softLog, hardLog = 8000, 32000
 )
 
 // DB is a local database. It is safe for concurrent use. Close it when done.
@@ -55,12 +60,18 @@ type DB struct {
 	conn  *local.Conn
 	store *store
 
+	// background is what moves the log into the database; it ends with stopping.
+	background sync.WaitGroup
+	stopping   context.Context
+	stop       context.CancelFunc
+
 	// connecting is held while a connection is set up or torn down.
 	connecting sync.Mutex
 
 	mu         sync.Mutex
 	schema     Schema
 	closed     bool
+	moving     bool                     // the log is being moved in the background
 	connection *connection              // nil if there is none
 	streams    map[engine.StreamKey]int // how often each subscription is held
 }
@@ -90,6 +101,7 @@ func Open(ctx context.Context, file string, schema Schema, opts *Options) (*DB, 
 		return nil, fmt.Errorf("open %s: %w", file, err)
 	}
 	d := &DB{file: file, log: o.Logger, streams: make(map[engine.StreamKey]int)}
+	d.stopping, d.stop = context.WithCancel(context.Background())
 	d.writer, err = driver.Open(name+"?_txlock=immediate", func(c *sqlite3.Conn) error { return d.initWriter(c, &o) }, d.term)
 	if err == nil {
 		d.writer.SetMaxOpenConns(1)
@@ -170,7 +182,7 @@ PRAGMA recursive_triggers = TRUE;
 PRAGMA cache_size = -%d`, maxIdleLog, o.CacheSize>>10)); err != nil {
 		return err
 	}
-	lc.Track(d.changes.publish)
+	lc.Track(d.committed)
 	d.conn, d.store = lc, newStore(lc)
 	return nil
 }
@@ -183,6 +195,52 @@ func initReader(c *sqlite3.Conn, o *Options) error {
 		return err
 	}
 	return c.Exec(fmt.Sprintf(`PRAGMA query_only = TRUE; PRAGMA cache_size = -%d`, o.CacheSize>>10))
+}
+
+// committed runs on the writer's connection after each commit.
+func (d *DB) committed(tables []string, logPages int) error {
+	if len(tables) > 0 {
+		d.changes.publish(tables)
+	}
+	switch {
+	case logPages >= hardLog:
+		return local.Checkpoint(d.conn.Conn)
+	case logPages >= softLog:
+		d.moveLog()
+	}
+	return nil
+}
+
+// moveLog moves the log into the database in the background, unless that goes on already.
+// It takes a reader's connection: no writer has to wait for it.
+func (d *DB) moveLog() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.moving || d.closed {
+		return
+	}
+	d.moving = true
+	d.background.Go(func() {
+		err := d.onReader(d.stopping, local.Checkpoint)
+		d.mu.Lock()
+		d.moving = false
+		d.mu.Unlock()
+		if err != nil && d.stopping.Err() == nil {
+			d.log.Warn("the log could not be moved into the database; trying again later", "error", err)
+		}
+	})
+}
+
+// onReader runs fn on a reader's connection, below database/sql.
+func (d *DB) onReader(ctx context.Context, fn func(*sqlite3.Conn) error) error {
+	conn, err := d.readers.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return conn.Raw(func(dc any) error {
+		return fn(dc.(driver.Conn).Raw())
+	})
 }
 
 // term runs before the writer's connection closes.
@@ -276,6 +334,8 @@ func (d *DB) Close() error {
 
 // closePools closes the writer last, so that it is the one to remove the log.
 func (d *DB) closePools() error {
+	d.stop()
+	d.background.Wait()
 	var err error
 	for _, pool := range []*sql.DB{d.readers, d.writer} {
 		if pool != nil {

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/ncruces/go-sqlite3"
-	"github.com/ncruces/go-sqlite3/driver"
 )
 
 // schemaChange stands among changed tables for a change of the schema.
@@ -125,13 +124,7 @@ func (d *DB) tablesOf(ctx context.Context, named []string, query string) (map[st
 		}
 		return tables, nil
 	}
-	conn, err := d.readers.Conn(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	err = conn.Raw(func(dc any) error {
-		c := dc.(driver.Conn).Raw()
+	err := d.onReader(ctx, func(c *sqlite3.Conn) error {
 		// Preparing alone does not notice that another connection has changed the
 		// schema; running a statement does.
 		if err := c.Exec(`SELECT 1 FROM sqlite_master LIMIT 1`); err != nil {

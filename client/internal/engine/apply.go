@@ -237,7 +237,7 @@ func (e *Engine) tables() (map[string]table, error) {
 			put:    func(s Store, id, data []byte) error { return s.Exec(replace, id, data) },
 			remove: func(s Store, id []byte) error { return s.Exec(remove, id) },
 			look:   `SELECT 1 FROM ` + quoted + ` LIMIT 1`,
-			fill: `INSERT INTO ` + quoted + `(id, data) SELECT * FROM (
+			fill: `INSERT OR FAIL INTO ` + quoted + `(id, data) SELECT * FROM (
   SELECT row_id, iif(max(op_id), data, NULL) AS data FROM ps_oplog WHERE row_type = ? GROUP BY row_id) WHERE data IS NOT NULL`,
 		}
 		return nil

@@ -95,9 +95,11 @@ WHERE id = ?1`,
 // insertRows is how many PUTs share a statement.
 const insertRows = 16
 
-// The statements that insert one PUT, or insertRows of them.
+// The statements that insert one PUT, or insertRows of them. OR FAIL spares SQLite the
+// copies of pages by which it would undo a statement that fails halfway: whoever sees
+// an error rolls the transaction back.
 var (
-	insertOne  = `INSERT INTO ps_oplog(bucket, op_id, key, row_type, row_id, data, hash) VALUES (?, ?, ?, ?, ?, ?, ?)`
+	insertOne  = `INSERT OR FAIL INTO ps_oplog(bucket, op_id, key, row_type, row_id, data, hash) VALUES (?, ?, ?, ?, ?, ?, ?)`
 	insertMany = insertOne + strings.Repeat(`, (?, ?, ?, ?, ?, ?, ?)`, insertRows-1)
 )
 

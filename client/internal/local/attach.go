@@ -22,6 +22,7 @@ type Conn struct {
 	queueText statement // ps_crud, from a finished entry
 	mark      statement // ps_updated_rows
 	next      statement // ps_tx
+	shut      statement // whether the gate is shut
 
 	changes changes
 }
@@ -35,6 +36,7 @@ func Attach(db *sqlite3.Conn) (*Conn, error) {
 WHERE NOT (?3 & 16) OR ?2 ->> 'op' != 'PATCH' OR ?2 -> 'data' != '{}'`
 	c.mark.sql = `INSERT OR IGNORE INTO ps_updated_rows(row_type, row_id) VALUES (?, ?)`
 	c.next.sql = `UPDATE ps_tx SET next_tx = next_tx + 1 WHERE id = 1 RETURNING next_tx - 1`
+	c.shut.sql = isShut
 	if err := fts5.Register(db); err != nil {
 		return nil, fmt.Errorf("register full-text search: %w", err)
 	}
@@ -49,7 +51,7 @@ WHERE NOT (?3 & 16) OR ?2 ->> 'op' != 'PATCH' OR ?2 -> 'data' != '{}'`
 
 // Detach frees what would keep the connection from closing.
 func (c *Conn) Detach() error {
-	for _, s := range []*statement{&c.queue, &c.queueText, &c.mark, &c.next} {
+	for _, s := range []*statement{&c.queue, &c.queueText, &c.mark, &c.next, &c.shut} {
 		if err := s.close(); err != nil {
 			return err
 		}

@@ -8,21 +8,17 @@ import (
 	"github.com/ncruces/go-sqlite3"
 )
 
-// checkpointPages is the length of the log, in pages of 4 KiB, at which a commit
-// moves it into the database. SQLite's own choice of 1,000 would write what a first
-// sync downloads several times.
-const checkpointPages = 8000
-
 // changes collects the tables that a transaction writes.
 type changes struct {
 	pending map[string]struct{}
 	hook    func(sqlite3.PreUpdateData)
 }
 
-// Track calls committed after each transaction that changed tables, with their
-// names, sorted. It runs on the connection, which it must not use. The file must be in WAL
-// mode: only there does SQLite call back after a commit rather than before.
-func (c *Conn) Track(committed func(tables []string)) {
+// Track calls committed after each transaction, with the names of the tables that it
+// changed, sorted, and the length of the log in pages. It runs on the connection, on
+// which it may call [Checkpoint] and nothing else. The file must be in WAL mode: only there does
+// SQLite call back after a commit rather than before.
+func (c *Conn) Track(committed func(tables []string, pages int) error) {
 	c.changes.pending = make(map[string]struct{})
 	// The pre-update hook rather than the update hook, which says nothing of rows
 	// replaced, of tables without row ids and of tables emptied at once.
@@ -33,22 +29,24 @@ func (c *Conn) Track(committed func(tables []string)) {
 	}
 	c.PreUpdateHook(c.changes.hook)
 	c.RollbackHook(func() { clear(c.changes.pending) })
-	c.WALHook(func(db *sqlite3.Conn, schema string, pages int) error {
+	c.WALHook(func(_ *sqlite3.Conn, _ string, pages int) error {
+		var tables []string
 		if len(c.changes.pending) > 0 {
-			tables := slices.Sorted(maps.Keys(c.changes.pending))
+			tables = slices.Sorted(maps.Keys(c.changes.pending))
 			clear(c.changes.pending)
-			committed(tables)
 		}
-		if pages < checkpointPages {
-			return nil
-		}
-		// Readers may hold it back; the next commit tries again.
-		_, _, err := db.WALCheckpoint(schema, sqlite3.CHECKPOINT_PASSIVE)
-		if isBusy(err) {
-			return nil
-		}
-		return err
+		return committed(tables, pages)
 	})
+}
+
+// Checkpoint moves what the log holds into the database, as far as readers let it. That
+// another connection does so already is no error.
+func Checkpoint(db *sqlite3.Conn) error {
+	_, _, err := db.WALCheckpoint("main", sqlite3.CHECKPOINT_PASSIVE)
+	if isBusy(err) {
+		return nil
+	}
+	return err
 }
 
 // Changed reports a table as changed by the running transaction, for writes done

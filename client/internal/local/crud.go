@@ -143,11 +143,23 @@ func (t *crud) insertParts(arg []sqlite3.Value) error {
 		return nil
 	}
 	t.gated = true
-	if err := db.Exec(shutGate); err != nil {
+	s, err = t.conn.shut.on(db)
+	if err == nil && !s.Step() {
+		err = errors.Join(s.Err(), db.Exec(shutGate))
+	}
+	if err == nil {
+		err = s.Reset()
+	}
+	if err != nil {
 		return fmt.Errorf("shut the gate: %w", err)
 	}
 	return nil
 }
+
+// isShut finds a row if an earlier write has shut the gate and nothing came since: then
+// there is nothing to write.
+const isShut = `SELECT 1 FROM ps_kv WHERE key = 'target_checkpoint_request_id' AND value = 9223372036854775807
+AND NOT EXISTS (SELECT 1 FROM ps_kv WHERE key IN ('last_seen_checkpoint_request_id', 'last_applied_checkpoint_request_id'))`
 
 // shutGate keeps downloaded rows from being applied until this write has come back.
 // What was seen before cannot acknowledge it, so that goes too.

@@ -194,7 +194,7 @@ func TestTrack(t *testing.T) {
 	c := open(t, filepath.Join(t.TempDir(), "a.db"))
 	exec(t, c, `CREATE TABLE a(id INTEGER PRIMARY KEY, x UNIQUE); CREATE TABLE b(id TEXT PRIMARY KEY) WITHOUT ROWID`)
 	var got []string
-	c.Track(func(tables []string) { got = append(got, tables...) })
+	c.Track(func(tables []string, _ int) error { got = append(got, tables...); return nil })
 	for _, tc := range []struct {
 		sql  string
 		want []string
