@@ -45,6 +45,9 @@ type process struct {
 	// or when stopping takes too long, the process ends at once. The function it
 	// returns must be called when the work is over.
 	notify func() (context.Context, context.CancelFunc)
+	// hangups returns a channel that receives when the configuration is to be read
+	// again, until the function is called.
+	hangups func() (<-chan os.Signal, func())
 }
 
 // exitError is an error that ends the process with a code. err is nil if it has
@@ -64,7 +67,7 @@ func (e *exitError) Error() string {
 func (e *exitError) Unwrap() error { return e.err }
 
 func main() {
-	p := &process{out: os.Stdout, err: os.Stderr, lookupEnv: os.LookupEnv, notify: notifySignals}
+	p := &process{out: os.Stdout, err: os.Stderr, lookupEnv: os.LookupEnv, notify: notifySignals, hangups: notifyHangups}
 	os.Exit(p.run(os.Args[1:]))
 }
 

@@ -22,6 +22,13 @@ func notifySignals() (context.Context, context.CancelFunc) {
 	}
 }
 
+// notifyHangups is process.hangups for SIGHUP.
+func notifyHangups() (<-chan os.Signal, func()) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGHUP)
+	return signals, func() { signal.Stop(signals) }
+}
+
 // untilSignal returns a context that ends at the first signal, and calls exit at the
 // second or when the work is not over stopTime after the first. The function it
 // returns says that the work is over, and waits for the watching to end.

@@ -53,7 +53,13 @@ func (c *startCmd) Run(p *process) error {
 	log.Info("starting", "config", cfg)
 	ctx, stop := p.notify()
 	defer stop()
-	err = server.Run(ctx, cfg, log)
+	hangups, ignore := p.hangups()
+	defer ignore()
+	reload := server.Reload{Signals: hangups, Load: func() (*config.Config, error) {
+		again, _, err := c.load(p)
+		return again, err
+	}}
+	err = server.Run(ctx, cfg, reload, log)
 	if err == nil {
 		return nil
 	}

@@ -30,7 +30,10 @@ func (c *validateCmd) Run(p *process) error {
 		case err != nil:
 			return err
 		default:
-			problems, source, cfg = warnings, &loaded.Sync.Source, loaded
+			problems, cfg = warnings, loaded
+			if loaded.Sync.Supplied() {
+				source = &loaded.Sync.Source
+			}
 		}
 	}
 	if c.SyncConfig != "" {
@@ -40,7 +43,7 @@ func (c *validateCmd) Run(p *process) error {
 		}
 		source = &src
 	}
-	summary := ""
+	summary := "no sync config"
 	var report server.Report
 	if source != nil {
 		plan, diagnostics := streams.Compile(*source)

@@ -101,11 +101,16 @@ type Storage struct {
 
 // Sync is the sync config and what to do when it is wrong.
 type Sync struct {
+	// Source is empty if the configuration has no sync config: what was deployed to
+	// the running service is served then.
 	Source streams.Source
 	// ExitOnError ends the process if the sync config does not compile; otherwise it
 	// goes on serving the one deployed before.
 	ExitOnError bool
 }
+
+// Supplied reports whether the configuration has a sync config.
+func (s *Sync) Supplied() bool { return s.Source.File != "" }
 
 // ClientAuth says which tokens clients may use.
 type ClientAuth struct {

@@ -98,7 +98,7 @@ func (r *reader) replication(root mapping) Connection {
 }
 
 // sync reads the sync config: from the flag or variable, else from sync_config or,
-// by its old name, sync_rules.
+// by its old name, sync_rules. There may be none.
 func (r *reader) sync(root mapping, in Input, dir string) Sync {
 	n, old := root.at["sync_config"], root.at["sync_rules"]
 	switch {
@@ -126,10 +126,6 @@ func (r *reader) sync(root mapping, in Input, dir string) Sync {
 		s.Source = r.syncContent(content)
 	case path.present():
 		s.Source = r.syncFile(path, dir)
-	case m.ok:
-		r.errorf(n, "needs path or content").hint("write path: sync-config.yaml, or the sync config itself below content: |")
-	case root.ok && !n.present():
-		r.errorf(node{path: "sync_config"}, "is missing").hint("write sync_config with path or content")
 	}
 	return s
 }

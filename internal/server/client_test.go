@@ -10,9 +10,11 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -36,6 +38,10 @@ type instance struct {
 	url  string
 	log  *logBuffer
 	stop func()
+
+	mu      sync.Mutex
+	config  *config.Config // as the file has it now
+	hangups chan os.Signal
 }
 
 // logBuffer keeps the log for when a test fails.
@@ -70,32 +76,60 @@ func newInstance(t *testing.T, dsn string) *instance {
 	return in
 }
 
-// start runs the service with a sync config until stop is called.
-func (in *instance) start(syncConfig string) {
+const adminToken = "an admin's token"
+
+// write writes the configuration, with a sync config or, if it is empty, without.
+func (in *instance) write(syncConfig string) {
 	in.t.Helper()
 	secret, _ := in.key.Private.Key.([]byte)
-	doc, err := json.Marshal(map[string]any{
+	doc := map[string]any{
 		"replication": map[string]any{"connections": []any{map[string]any{"type": "postgresql", "uri": in.dsn, "sslmode": "disable"}}},
 		"storage":     map[string]any{"type": "pebble", "path": in.dir},
 		"port":        0,
-		"sync_config": map[string]any{"content": syncConfig},
 		"client_auth": map[string]any{
 			"audience": []string{"powersync"},
 			"jwks": map[string]any{"keys": []any{map[string]any{
 				"kty": "oct", "alg": "HS256", "kid": in.key.Private.KeyID, "k": base64.RawURLEncoding.EncodeToString(secret),
 			}}},
 		},
-	})
+		"api": map[string]any{"tokens": []string{adminToken}},
+	}
+	if syncConfig != "" {
+		doc["sync_config"] = map[string]any{"content": syncConfig}
+	}
+	b, err := json.Marshal(doc)
 	if err != nil {
 		in.t.Fatal(err)
 	}
 	cfg, _, err := config.Load(config.Input{
-		Base64:    base64.StdEncoding.EncodeToString(doc),
+		Base64:    base64.StdEncoding.EncodeToString(b),
 		LookupEnv: func(string) (string, bool) { return "", false },
 	})
 	if err != nil {
 		in.t.Fatal(err)
 	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.config = cfg
+}
+
+func (in *instance) load() (*config.Config, error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.config, nil
+}
+
+// rewrite writes another sync config and tells the running service.
+func (in *instance) rewrite(syncConfig string) {
+	in.t.Helper()
+	in.write(syncConfig)
+	in.hangups <- syscall.SIGHUP
+}
+
+// start runs the service with a sync config until stop is called.
+func (in *instance) start(syncConfig string) {
+	in.t.Helper()
+	in.write(syncConfig)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		in.t.Fatal(err)
@@ -104,7 +138,10 @@ func (in *instance) start(syncConfig string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	log := slog.New(slog.NewTextHandler(in.log, nil))
-	go func() { done <- run(ctx, cfg, log, listener, 200*time.Millisecond) }()
+	in.hangups = make(chan os.Signal, 1)
+	reload := Reload{Signals: in.hangups, Load: in.load}
+	cfg := in.config
+	go func() { done <- run(ctx, cfg, reload, log, listener, 200*time.Millisecond) }()
 	in.stop = func() {
 		in.stop = nil
 		cancel()
@@ -132,6 +169,7 @@ type client struct {
 	mu      sync.Mutex
 	visible rows
 	synced  int                     // checkpoints completed
+	opened  int                     // streams
 	data    map[string]int          // operations received, by bucket
 	write   uint64                  // the newest write checkpoint seen
 	changed chan struct{}           // closed and replaced when something changes
@@ -208,6 +246,9 @@ func (c *client) stream(ctx context.Context) error {
 	if resp.StatusCode != 200 {
 		return fmt.Errorf("status %d", resp.StatusCode)
 	}
+	c.mu.Lock()
+	c.opened++
+	c.mu.Unlock()
 	r := protocol.NewReader(resp.Body, protocol.JSONLines, 64<<20)
 	target := map[string]protocol.Bucket{}
 	var write uint64
@@ -302,6 +343,23 @@ func (c *client) complete(target map[string]protocol.Bucket, at, write uint64) {
 	c.write = max(c.write, write)
 	close(c.changed)
 	c.changed = make(chan struct{})
+}
+
+// streams returns how many streams were opened.
+func (c *client) streams() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.opened
+}
+
+// untilLogged waits for a line of the service's log that holds the text.
+func (in *instance) untilLogged(text string) {
+	in.t.Helper()
+	for deadline := time.Now().Add(patience); !strings.Contains(in.log.String(), text); <-time.After(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			in.t.Fatalf("the log does not say %q", text)
+		}
+	}
 }
 
 // until waits until the client's state is as wanted. The client's lock is held

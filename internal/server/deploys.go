@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -60,6 +61,9 @@ func prepare(rec storage.Recovered, plan *streams.Plan, text string) *state {
 	var serving *storage.Deploy
 	for i := range rec.Deploys {
 		s.nextSeq = rec.Deploys[i].ID + 1
+		if rec.Deploys[i].State == storage.DeployPending && rec.Deploys[i].SyncConfig == text {
+			s.nextSeq = rec.Deploys[i].ID // it goes on
+		}
 		if rec.Deploys[i].State == storage.DeployServing {
 			serving = &rec.Deploys[i]
 		}
@@ -87,10 +91,89 @@ func prepare(rec storage.Recovered, plan *streams.Plan, text string) *state {
 	return s
 }
 
+// newestDeploy returns the newest stored deploy that was not given up, nil if there is
+// none.
+func newestDeploy(rec *storage.Recovered) *storage.Deploy {
+	for i := len(rec.Deploys) - 1; i >= 0; i-- {
+		if rec.Deploys[i].State != storage.DeployFailed {
+			return &rec.Deploys[i]
+		}
+	}
+	return nil
+}
+
+// take stores the wanted sync config as a pending deploy, unless the store has it:
+// from then on it survives whatever happens.
+func (r *replicator) take(ctx context.Context, wanted *target, rec *storage.Recovered) error {
+	newest := newestDeploy(rec)
+	if newest == nil || newest.SyncConfig != wanted.source.Text {
+		record := storage.Deploy{ID: 1, SyncConfig: wanted.source.Text, State: storage.DeployPending}
+		if n := len(rec.Deploys); n > 0 {
+			record.ID, record.Source = rec.Deploys[n-1].ID+1, rec.Deploys[n-1].Source
+		}
+		if err := r.store.Commit(ctx, &storage.Batch{Deploy: &record, LSN: rec.Checkpoint.LSN, Publish: true}); err != nil {
+			return fmt.Errorf("store the sync config: %w", err)
+		}
+		rec.Deploys = append(rec.Deploys, record)
+	}
+	select {
+	case <-wanted.taken:
+	default:
+		close(wanted.taken)
+	}
+	return nil
+}
+
+// giveUp goes back to the current deploy if there is another one on its way, which
+// fails again and again.
+func (r *replicator) giveUp(ctx context.Context, wanted *target, reason error) error {
+	rec, err := r.store.Recover(ctx)
+	if err != nil {
+		return fmt.Errorf("recover the store: %w", err)
+	}
+	newest, back := newestDeploy(&rec), storedTarget(rec, true)
+	if back == nil || newest == nil || newest.State != storage.DeployPending || newest.SyncConfig != wanted.source.Text {
+		return nil
+	}
+	newest.State = storage.DeployFailed
+	if err := r.store.Commit(ctx, &storage.Batch{Deploy: newest, LSN: rec.Checkpoint.LSN, Publish: true}); err != nil {
+		return fmt.Errorf("give the sync config up: %w", err)
+	}
+	r.deployer.giveUp(back, reason)
+	return nil
+}
+
+// missing says which tables the next deploy cannot be without: those named by
+// definitions that the current one does not have. The first deploy, and one that
+// replaces what has missed changes, wait for nothing.
+func (s *state) missing(set *tableSet) []string {
+	if s.next == nil || s.current == nil {
+		return nil
+	}
+	stands := map[string]bool{}
+	for _, d := range s.current.Plan.Definitions {
+		stands[d.Hash] = true
+	}
+	var list []string
+	for _, d := range s.next.Plan.Definitions {
+		if stands[d.Hash] {
+			continue
+		}
+		for _, p := range d.Tables {
+			for _, problem := range set.problems {
+				if text := problem.Err.Error(); problem.Omitted && problem.Table == p.String() && !slices.Contains(list, text) {
+					list = append(list, text)
+				}
+			}
+		}
+	}
+	return list
+}
+
 // restore compiles the deploy that was being served when the process ended; nil if
 // this version of the program makes something else of its text.
 func restore(rec storage.Recovered, serving *storage.Deploy) *deploy.Deploy {
-	plan, _ := streams.Compile(streams.Source{File: fmt.Sprintf("deploy %d", serving.ID), Text: serving.SyncConfig})
+	plan, _ := streams.Compile(deploySource(serving))
 	if plan == nil {
 		return nil
 	}

@@ -18,7 +18,6 @@ import (
 	"github.com/millrace-sync/millrace/internal/replicate"
 	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/storage"
-	"github.com/millrace-sync/millrace/internal/streams"
 	"github.com/millrace-sync/millrace/protocol"
 )
 
@@ -50,14 +49,13 @@ type replicaStore interface {
 // replicator brings the source's changes into the store: it connects, backfills
 // what is new, follows the stream, and starts again when the connection is lost.
 type replicator struct {
-	config  postgres.Config
-	plan    *streams.Plan
-	text    string // of the sync config
-	store   replicaStore
-	hub     *checkpoint.Hub
-	deploys *deploys
-	health  *health
-	log     *slog.Logger
+	config   postgres.Config
+	deployer *deployer // says what to replicate
+	store    replicaStore
+	hub      *checkpoint.Hub
+	deploys  *deploys
+	health   *health
+	log      *slog.Logger
 	// heartbeat is the interval of the marks that let the slot advance while nothing
 	// that concerns us happens on the source.
 	heartbeat time.Duration
@@ -69,17 +67,39 @@ type replicator struct {
 	slotLost error
 }
 
+// errRedeploy: another sync config is wanted.
+var errRedeploy = errors.New("another sync config is wanted")
+
+// failuresToGiveUp is how often replication may fail on account of a sync config,
+// and not of the source, before the one that is current is gone back to.
+const failuresToGiveUp = 3
+
 // Run replicates until ctx ends. It returns an error only if the store fails.
 func (r *replicator) Run(ctx context.Context) error {
-	delay := minRetry
+	delay, failures := minRetry, 0
+	var last *target
 	for {
+		wanted, changed := r.deployer.target()
+		if wanted != last {
+			delay, failures, last = minRetry, 0, wanted
+		}
+		if wanted == nil {
+			r.health.trouble("no sync config is deployed yet: write one to a file and run millrace deploy FILE, or name it in sync_config.path")
+			if err := r.pause(ctx, changed, maxRetry); err != nil {
+				return nil
+			}
+			continue
+		}
 		started := time.Now()
-		err := r.connectAndFollow(ctx)
+		err := r.live(ctx, wanted, changed)
+		if errors.Is(err, storage.ErrFailed) || errors.Is(err, storage.ErrCorrupt) {
+			return fmt.Errorf("replicate: %w", err)
+		}
 		if ctx.Err() != nil {
 			return nil
 		}
-		if errors.Is(err, storage.ErrFailed) || errors.Is(err, storage.ErrCorrupt) {
-			return fmt.Errorf("replicate: %w", err)
+		if errors.Is(err, errRedeploy) {
+			continue
 		}
 		if time.Since(started) > maxRetry {
 			delay = minRetry
@@ -89,11 +109,43 @@ func (r *replicator) Run(ctx context.Context) error {
 		}
 		r.health.trouble(err.Error())
 		r.log.Error("replication stopped; trying again", "error", err, "retry_in", delay)
-		if err := r.pause(ctx, delay); err != nil {
+		if _, ofSource := errors.AsType[*postgres.Error](err); !ofSource {
+			if failures++; failures == failuresToGiveUp {
+				if err := r.giveUp(ctx, wanted, err); err != nil {
+					return err
+				}
+			}
+		}
+		if err := r.pause(ctx, changed, delay); err != nil {
 			return nil
 		}
 		delay = min(2*delay, maxRetry)
 	}
+}
+
+// live is one life of the connection to the source. It ends with errRedeploy when
+// changed is closed.
+func (r *replicator) live(ctx context.Context, wanted *target, changed <-chan struct{}) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-changed:
+			cancel(errRedeploy)
+		case <-ctx.Done():
+		}
+	})
+	defer watch.Wait()
+	defer cancel(nil)
+	f, stream, err := r.connect(ctx, wanted)
+	if err == nil {
+		err = f.run(ctx, stream)
+		f.conns.close()
+	}
+	if err != nil && !errors.Is(err, storage.ErrFailed) && errors.Is(context.Cause(ctx), errRedeploy) {
+		return errRedeploy
+	}
+	return err
 }
 
 // The bounds of the pause before replication is tried again.
@@ -102,8 +154,9 @@ const (
 	maxRetry = 10 * time.Second
 )
 
-// pause waits, showing that the process is alive.
-func (r *replicator) pause(ctx context.Context, d time.Duration) error {
+// pause waits for as long, or until changed is closed, showing that the process is
+// alive.
+func (r *replicator) pause(ctx context.Context, changed <-chan struct{}, d time.Duration) error {
 	end := time.NewTimer(d)
 	defer end.Stop()
 	r.health.touch(time.Now())
@@ -111,24 +164,16 @@ func (r *replicator) pause(ctx context.Context, d time.Duration) error {
 	case <-end.C:
 		r.health.touch(time.Now())
 		return nil
+	case <-changed:
+		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-// connectAndFollow is one life of the connection to the source.
-func (r *replicator) connectAndFollow(ctx context.Context) error {
-	f, stream, err := r.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer f.conns.close()
-	return f.run(ctx, stream)
-}
-
 // connect makes everything ready to follow the stream. Reaching the source may
 // take long; the process shows meanwhile that it is alive.
-func (r *replicator) connect(ctx context.Context) (_ *follower, _ *postgres.Stream, err error) {
+func (r *replicator) connect(ctx context.Context, wanted *target) (_ *follower, _ *postgres.Stream, err error) {
 	done := make(chan struct{})
 	var alive sync.WaitGroup
 	alive.Go(func() {
@@ -150,6 +195,9 @@ func (r *replicator) connect(ctx context.Context) (_ *follower, _ *postgres.Stre
 	if err != nil {
 		return nil, nil, fmt.Errorf("recover the store: %w", err)
 	}
+	if err := r.take(ctx, wanted, &recovered); err != nil {
+		return nil, nil, err
+	}
 	facts, err := postgres.Check(ctx, r.config)
 	if err != nil {
 		return nil, nil, err
@@ -170,7 +218,7 @@ func (r *replicator) connect(ctx context.Context) (_ *follower, _ *postgres.Stre
 	}
 	from := recovered.Checkpoint.LSN
 	origin := facts.SystemID + "/" + strconv.FormatUint(uint64(facts.DatabaseOID), 10)
-	r.state = prepare(recovered, r.plan, r.text)
+	r.state = prepare(recovered, wanted.plan, wanted.source.Text)
 	r.state.record.Source = origin
 	if r.state.source != "" && r.state.source != origin && !created {
 		// Positions of another database mean nothing here.
@@ -178,11 +226,15 @@ func (r *replicator) connect(ctx context.Context) (_ *follower, _ *postgres.Stre
 			Message: fmt.Sprintf("the storage is of another database (%s, this is %s)", r.state.source, origin)}
 	}
 	var stale []storage.Definition
+	if wanted.anew && !created {
+		r.log.Info("every table is read anew, as asked for; clients are served the old state until that is done")
+		stale = r.state.startOver(wanted.plan, wanted.source.Text)
+	}
 	if created {
 		from = start
 		if len(recovered.Definitions) > 0 {
 			r.log.Warn("the replication slot is new: changes made before it were missed, so every table is read anew; clients are served the old state until that is done", "slot", r.config.Slot)
-			stale = r.state.startOver(r.plan, r.text)
+			stale = r.state.startOver(wanted.plan, wanted.source.Text)
 			if r.state.source != origin {
 				if err := r.store.ResetWriteCheckpoints(ctx); err != nil {
 					return nil, nil, err
@@ -199,7 +251,7 @@ func (r *replicator) connect(ctx context.Context) (_ *follower, _ *postgres.Stre
 			c.close()
 		}
 	}()
-	f, err := r.newFollower(ctx, c, recovered, from, stale)
+	f, err := r.newFollower(ctx, c, wanted, recovered, from, stale)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -214,6 +266,7 @@ func (r *replicator) connect(ctx context.Context) (_ *follower, _ *postgres.Stre
 // follower follows one stream.
 type follower struct {
 	*replicator
+	wanted   *target
 	conns    *conns
 	secret   [32]byte
 	stream   *postgres.Stream
@@ -222,6 +275,7 @@ type follower struct {
 	backfill *backfiller
 	watch    *catalogWatch
 	gone     []source.TableID // to be forgotten before anything is applied
+	blocked  []string         // what keeps the next deploy from becoming current
 	changes  changeSet
 	lsn      source.LSN // everything up to here has been applied
 	saved    source.LSN // of the last commit
@@ -230,9 +284,9 @@ type follower struct {
 }
 
 // newFollower prepares the evaluation of both deploys and what is to be read.
-func (r *replicator) newFollower(ctx context.Context, c *conns, recovered storage.Recovered, at source.LSN, stale []storage.Definition) (*follower, error) {
+func (r *replicator) newFollower(ctx context.Context, c *conns, wanted *target, recovered storage.Recovered, at source.LSN, stale []storage.Definition) (*follower, error) {
 	s := r.state
-	f := &follower{replicator: r, conns: c, secret: recovered.Secret, lsn: at, saved: at, changes: newChangeSet()}
+	f := &follower{replicator: r, wanted: wanted, conns: c, secret: recovered.Secret, lsn: at, saved: at, changes: newChangeSet()}
 	eval := replicate.NewEvaluator(recovered.Secret, s.current, s.next)
 	refetch := func(t *source.Table, identity []source.Datum) ([]source.Datum, bool, error) {
 		return postgres.ReadRow(ctx, c.follower, t, identity)
@@ -250,6 +304,7 @@ func (r *replicator) newFollower(ctx context.Context, c *conns, recovered storag
 		if err := r.store.Commit(ctx, batch); err != nil {
 			return nil, fmt.Errorf("store deploy: %w", err)
 		}
+		wanted.anew = false // what is new is stored: it is not begun with again
 		for _, d := range append(stale, s.new...) {
 			defs = slices.DeleteFunc(defs, func(had storage.Definition) bool { return had.ID == d.ID })
 			defs = append(defs, d)
@@ -261,7 +316,7 @@ func (r *replicator) newFollower(ctx context.Context, c *conns, recovered storag
 	if err != nil {
 		return nil, err
 	}
-	f.reportTables(set)
+	f.look(set)
 	f.gone = set.gone
 	f.applier.Backfill(defs, set.tables, f.readers.reads)
 	// Whoever may write to the database may write messages like ours: the name of
@@ -500,7 +555,11 @@ func (f *follower) commit(ctx context.Context, b *storage.Batch) error {
 // switchDeploy makes the next deploy current once nothing of it is left to read.
 func (f *follower) switchDeploy(commit replicate.CommitFunc) error {
 	s := f.state
-	if s.next == nil || !s.switched || !f.applier.Backfilled() {
+	if s.next == nil {
+		f.deployer.current(f.wanted)
+		return nil
+	}
+	if !s.switched || len(f.blocked) > 0 || !f.applier.Backfilled() {
 		return nil
 	}
 	if f.applier.Pending() {
@@ -522,6 +581,7 @@ func (f *follower) switchDeploy(commit replicate.CommitFunc) error {
 	// Sessions must know that their deploy was replaced before its data goes.
 	f.deploys.set(s.current)
 	f.health.setServing()
+	f.deployer.current(f.wanted)
 	f.log.Info("sync config is current", "deploy", s.record.ID, "streams", len(s.current.Plan.Streams), "definitions", len(s.current.IDs), "checkpoint", f.hub.Latest())
 	if len(drop) == 0 {
 		return nil
@@ -555,9 +615,8 @@ func newChangeSet() changeSet {
 }
 
 func (c *changeSet) add(b *storage.Batch) {
-	if len(b.Drop) > 0 {
-		c.all = true
-	}
+	// What is dropped is in nobody's view: sessions have been told of the deploy that
+	// took its place before.
 	for i := range b.Ops {
 		if c.all {
 			return

@@ -24,7 +24,6 @@ import (
 	"github.com/millrace-sync/millrace/internal/auth"
 	"github.com/millrace-sync/millrace/internal/checkpoint"
 	"github.com/millrace-sync/millrace/internal/config"
-	"github.com/millrace-sync/millrace/internal/deploy"
 	"github.com/millrace-sync/millrace/internal/httpapi"
 	"github.com/millrace-sync/millrace/internal/storage"
 	"github.com/millrace-sync/millrace/internal/streams"
@@ -51,25 +50,25 @@ func (e *SyncConfigError) Error() string {
 // Run serves until ctx ends, and then lets clients go in order. Errors before
 // serving began are of the configuration or the environment; a storage.ErrFailed
 // is a store that can no longer be written.
-func Run(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
+func Run(ctx context.Context, cfg *config.Config, reload Reload, log *slog.Logger) error {
 	listener, err := net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(cfg.Port)))
 	if err != nil {
 		return fmt.Errorf("listen on port %d: %w; end the program that uses the port, or set another port in %s", cfg.Port, err, cfg.File)
 	}
 	defer listener.Close()
-	return run(ctx, cfg, log, listener, catalogInterval)
+	return run(ctx, cfg, reload, log, listener, catalogInterval)
 }
 
 // run is Run with what tests choose.
-func run(ctx context.Context, cfg *config.Config, log *slog.Logger, listener net.Listener, lookEvery time.Duration) error {
-	plan, diagnostics := streams.Compile(cfg.Sync.Source)
-	for _, d := range diagnostics {
-		if d.Severity == streams.Warning {
-			log.Warn("sync config", "place", d.Start.String(), "stream", d.Stream, "warning", d.Message, "hint", d.Hint)
+func run(ctx context.Context, cfg *config.Config, reload Reload, log *slog.Logger, listener net.Listener, lookEvery time.Duration) error {
+	var plan *streams.Plan
+	var diagnostics []streams.Diagnostic
+	if cfg.Sync.Supplied() {
+		plan, diagnostics = streams.Compile(cfg.Sync.Source)
+		logWarnings(log, diagnostics)
+		if plan == nil && cfg.Sync.ExitOnError {
+			return &SyncConfigError{diagnostics}
 		}
-	}
-	if plan == nil && cfg.Sync.ExitOnError {
-		return &SyncConfigError{diagnostics}
 	}
 	verifier, err := newVerifier(cfg, log)
 	if err != nil {
@@ -81,7 +80,7 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, listener net
 		return err
 	}
 	err = serve(ctx, &service{
-		cfg: cfg, log: log, plan: plan, store: store, listener: listener, verifier: verifier, diagnostics: diagnostics, lookEvery: lookEvery,
+		cfg: cfg, log: log, plan: plan, store: store, listener: listener, verifier: verifier, diagnostics: diagnostics, lookEvery: lookEvery, reload: reload,
 	})
 	if cerr := store.Close(); cerr != nil && err == nil {
 		err = fmt.Errorf("close storage: %w", cerr)
@@ -93,12 +92,32 @@ func run(ctx context.Context, cfg *config.Config, log *slog.Logger, listener net
 type service struct {
 	cfg         *config.Config
 	log         *slog.Logger
-	plan        *streams.Plan // nil: the config does not compile
+	plan        *streams.Plan // nil: the configuration has no sync config, or one with mistakes
 	diagnostics []streams.Diagnostic
 	store       store
 	listener    net.Listener
 	verifier    *auth.Verifier
 	lookEvery   time.Duration
+	reload      Reload
+}
+
+// wanted gives the deployer what is to be served: the configuration's sync config,
+// else the newest that was deployed.
+func (s *service) wanted(rec storage.Recovered, d *deployer) *target {
+	var t *target
+	switch src := s.cfg.Sync.Source; {
+	case s.plan != nil:
+		t = &target{source: src, plan: s.plan, taken: make(chan struct{})}
+	case s.cfg.Sync.Supplied():
+		d.refuse(src, &SyncConfigError{s.diagnostics})
+		t = storedTarget(rec, true)
+	default:
+		if t = storedTarget(rec, false); t == nil {
+			s.log.Warn("no sync config is deployed yet, and the configuration names none: run millrace deploy FILE")
+		}
+	}
+	d.begin(t, s.cfg.Sync.Source.File)
+	return t
 }
 
 func serve(ctx context.Context, s *service) error {
@@ -106,13 +125,12 @@ func serve(ctx context.Context, s *service) error {
 	hub := checkpoint.NewHub(recovered.Checkpoint)
 	current := newDeploys()
 	health := newHealth(time.Now())
-	if s.plan == nil {
-		s.log.Error("the sync config does not compile; what was deployed before is served, and nothing is replicated", "mistakes", streams.Format(s.diagnostics))
-		health.trouble("the sync config does not compile")
-	}
-	if d := deployedBefore(recovered, s.plan, s.cfg.Sync.Source.Text); d != nil {
-		current.set(d)
-		health.setServing()
+	deployer := newDeployer(s.log)
+	if wanted := s.wanted(recovered, deployer); wanted != nil {
+		if d := prepare(recovered, wanted.plan, wanted.source.Text).current; d != nil {
+			current.set(d)
+			health.setServing()
+		}
 	}
 	pg := sourceConfig(&s.cfg.Connection)
 	marker := &marker{config: pg}
@@ -131,13 +149,12 @@ func serve(ctx context.Context, s *service) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 	g, gctx := errgroup.WithContext(work)
-	if s.plan != nil {
-		r := &replicator{
-			config: pg, plan: s.plan, text: s.cfg.Sync.Source.Text, store: s.store, hub: hub,
-			deploys: current, health: health, log: s.log, heartbeat: s.cfg.Connection.Heartbeat, lookEvery: s.lookEvery,
-		}
-		g.Go(func() error { return r.Run(gctx) })
+	r := &replicator{
+		config: pg, deployer: deployer, store: s.store, hub: hub,
+		deploys: current, health: health, log: s.log, heartbeat: s.cfg.Connection.Heartbeat, lookEvery: s.lookEvery,
 	}
+	g.Go(func() error { return r.Run(gctx) })
+	g.Go(func() error { return (&reloader{deployer: deployer, Reload: s.reload, log: s.log}).Run(gctx) })
 	g.Go(func() error { return checkpoints.Run(gctx) })
 	g.Go(func() error { return (&compactor{store: s.store, log: s.log}).Run(gctx) })
 	g.Go(func() error {
@@ -177,18 +194,4 @@ func serve(ctx context.Context, s *service) error {
 		return nil
 	}
 	return err
-}
-
-// deployedBefore returns the deploy to serve before the source was even reached:
-// the one that the store held as current.
-func deployedBefore(rec storage.Recovered, plan *streams.Plan, text string) *deploy.Deploy {
-	if plan != nil {
-		return prepare(rec, plan, text).current
-	}
-	for i := range rec.Deploys {
-		if rec.Deploys[i].State == storage.DeployServing {
-			return restore(rec, &rec.Deploys[i])
-		}
-	}
-	return nil
 }

@@ -197,7 +197,7 @@ func (w *catalogWatch) look(ctx context.Context) error {
 
 // catalog acts on what the catalog says, at its place in the stream.
 func (f *follower) catalog(set *tableSet, commit replicate.CommitFunc) error {
-	f.reportTables(set)
+	f.look(set)
 	for _, id := range set.gone {
 		f.log.Info("a table is gone, or no longer read: its rows are taken back", "oid", id)
 		if err := f.applier.Forget(id, commit); err != nil {
@@ -210,6 +210,9 @@ func (f *follower) catalog(set *tableSet, commit replicate.CommitFunc) error {
 		}
 	}
 	f.watch.expect(f.readers.all, f.applier.Tables())
+	if len(f.blocked) == 0 {
+		return f.switchDeploy(commit) // it may have waited for a table
+	}
 	return nil
 }
 
@@ -232,6 +235,13 @@ func (f *follower) table(t *source.Table, commit replicate.CommitFunc) error {
 	f.log.Info("a table is new or has been altered: it is read", "table", t.QualifiedName())
 	f.backfill.want(t, f.applier)
 	return nil
+}
+
+// look takes notice of what the catalog says, before it is acted upon.
+func (f *follower) look(set *tableSet) {
+	f.reportTables(set)
+	f.blocked = f.state.missing(set)
+	f.deployer.wait(f.blocked)
 }
 
 func (f *follower) reportTables(set *tableSet) {

@@ -1,0 +1,160 @@
+package server
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/streams"
+)
+
+const addedTags = ownNotes + `
+  tags:
+    auto_subscribe: true
+    query: SELECT * FROM tags
+`
+
+// untilCurrent waits until a client is served by the deploy whose stream it lists.
+func (c *client) untilListed(stream string, listed bool) {
+	c.t.Helper()
+	c.until("a bucket of "+stream, func() bool {
+		for name := range c.names {
+			if strings.Contains(name, "#"+stream+"|") {
+				return listed
+			}
+		}
+		return !listed
+	})
+}
+
+// A running service takes another sync config: what stands is not sent again, no
+// stream is ended, what is new comes, what is gone goes.
+func TestLiveDeploy(t *testing.T) {
+	dsn, conn := database(t, shared.Cluster(t),
+		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)",
+		"CREATE TABLE tags (id text PRIMARY KEY, name text)",
+		"INSERT INTO notes SELECT 'n'||i, 'u', 'body '||i FROM generate_series(1, 1000) i",
+		"INSERT INTO tags SELECT 't'||i, 'tag '||i FROM generate_series(1, 25000) i")
+	in := newInstance(t, dsn)
+	in.start(ownNotes)
+	c := in.connect("u")
+	c.untilEqual("first sync", conn, notesOf("u"))
+	before := c.received()
+
+	in.rewrite(addedTags)
+	both := notesOf("u")
+	both["tags"] = "SELECT * FROM tags"
+	c.untilEqual("added stream", conn, both)
+	exec(t, conn, "UPDATE notes SET body = 'changed' WHERE id = 'n1'", "UPDATE tags SET name = 'changed' WHERE id = 't1'")
+	c.untilEqual("changes after the deploy", conn, both)
+	for name, n := range before {
+		if again := c.received()[name]; again != n+1 {
+			t.Errorf("bucket %s was sent again: %d operations, then %d", name, n, again)
+		}
+	}
+
+	in.rewrite(strings.Replace(ownNotes, "SELECT *", "SELECT id, owner, upper(body) AS body", 1))
+	c.untilEqual("changed and removed streams", conn, map[string]string{"notes": "SELECT id, owner, upper(body) AS body FROM notes WHERE owner = 'u'"})
+	exec(t, conn, "DELETE FROM notes WHERE id <> 'n1'")
+	c.untilEqual("changes after that", conn, map[string]string{"notes": "SELECT id, owner, upper(body) AS body FROM notes WHERE owner = 'u'"})
+	if c.streams() != 1 {
+		t.Errorf("the client was connected %d times, want once", c.streams())
+	}
+
+	in.stop()
+	in.start(strings.Replace(ownNotes, "SELECT *", "SELECT id, owner, upper(body) AS body", 1))
+	exec(t, conn, "INSERT INTO notes VALUES ('after', 'u', 'a restart')")
+	c.untilEqual("after a restart", conn, map[string]string{"notes": "SELECT id, owner, upper(body) AS body FROM notes WHERE owner = 'u'"})
+}
+
+// A sync config that does not compile, or that names a table that is not there,
+// leaves the one before serving; once the table is there the deploy goes on.
+func TestBadDeploys(t *testing.T) {
+	dsn, conn := database(t, shared.Cluster(t),
+		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)", "INSERT INTO notes VALUES ('a', 'u', 'one')")
+	in := newInstance(t, dsn)
+	in.start(ownNotes)
+	c := in.connect("u")
+	c.untilEqual("first sync", conn, notesOf("u"))
+
+	in.rewrite(strings.Replace(ownNotes, "SELECT *", "SELEC *", 1))
+	in.untilLogged("a sync config is refused")
+	exec(t, conn, "INSERT INTO notes VALUES ('b', 'u', 'two')")
+	c.untilEqual("changes after one that does not compile", conn, notesOf("u"))
+
+	in.rewrite(addedTags)
+	in.untilLogged("public.tags")
+	exec(t, conn, "INSERT INTO notes VALUES ('c', 'u', 'three')")
+	c.untilEqual("changes after one that waits", conn, notesOf("u"))
+	c.untilListed("tags", false)
+	exec(t, conn, "CREATE TABLE tags (id text PRIMARY KEY, name text)", "INSERT INTO tags VALUES ('t', 'tag')")
+	both := notesOf("u")
+	both["tags"] = "SELECT * FROM tags"
+	c.untilEqual("the table has come", conn, both)
+}
+
+// Without a sync config in its configuration a service serves what was deployed to it.
+func TestDeployedConfigOutlivesRestart(t *testing.T) {
+	dsn, conn := database(t, shared.Cluster(t),
+		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)", "INSERT INTO notes VALUES ('a', 'u', 'one')")
+	in := newInstance(t, dsn)
+	in.start("")
+	in.untilLogged("no sync config is deployed yet")
+	c := in.connect("u")
+	in.rewrite(ownNotes)
+	c.untilEqual("first sync", conn, notesOf("u"))
+	in.stop()
+	in.start("")
+	exec(t, conn, "INSERT INTO notes VALUES ('b', 'u', 'two')")
+	c.untilEqual("after a restart", conn, notesOf("u"))
+	if n := len(c.received()); n != 1 {
+		t.Errorf("the client was sent %d buckets, want one", n)
+	}
+}
+
+func TestPrepareGoesOn(t *testing.T) {
+	compile := func(text string) *streams.Plan {
+		plan, diagnostics := streams.Compile(streams.Source{Text: text})
+		if plan == nil {
+			t.Fatal(streams.Format(diagnostics))
+		}
+		return plan
+	}
+	first, second := compile(ownNotes), compile(addedTags)
+	rec := storage.Recovered{Epoch: "e", NextDefinition: 1}
+	s := prepare(rec, first, ownNotes)
+	if s.record.ID != 1 || len(s.new) != 1 || s.current != nil || s.next == nil {
+		t.Fatalf("nothing stored: %+v", s)
+	}
+	for i := range s.new {
+		s.new[i].State = storage.Serving
+	}
+	s.record.State = storage.DeployServing
+	rec.Definitions, rec.Deploys, rec.NextDefinition = s.new, []storage.Deploy{s.record}, s.nextID
+	if s = prepare(rec, first, ownNotes); s.current == nil || s.next != nil {
+		t.Fatalf("served: %+v", s)
+	}
+	// Begun and interrupted: it goes on by the same record.
+	s = prepare(rec, second, addedTags)
+	rec.Deploys = append(rec.Deploys, s.record)
+	rec.Definitions, rec.NextDefinition = append(rec.Definitions, s.new...), s.nextID
+	again := prepare(rec, second, addedTags)
+	if again.record.ID != s.record.ID || len(again.new) != 1 || again.new[0].ID != s.new[0].ID || len(again.drop) != 0 {
+		t.Errorf("begun: %+v", again)
+	}
+	// Another one takes its place: what it had begun goes.
+	back := prepare(rec, first, ownNotes)
+	if back.current == nil || len(back.new) != 0 || len(back.drop) != 1 || back.drop[0] != s.new[0].ID {
+		t.Errorf("gone back: %+v", back)
+	}
+	if got := storedTarget(rec, false); got == nil || got.source.Text != addedTags {
+		t.Errorf("the newest is %+v", got)
+	}
+	if got := storedTarget(rec, true); got == nil || got.source.Text != ownNotes {
+		t.Errorf("the current one is %+v", got)
+	}
+	rec.Deploys[1].State = storage.DeployFailed
+	if got := storedTarget(rec, false); got == nil || got.source.Text != ownNotes {
+		t.Errorf("the newest that did not fail is %+v", got)
+	}
+}
