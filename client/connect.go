@@ -213,7 +213,10 @@ DELETE FROM ps_sync_state`); err != nil {
 	c.Syncing(true)
 	defer c.Syncing(false)
 	for _, r := range schema.RawTables {
-		if err := r.clear(c); err != nil {
+		if r.Clear == "" {
+			continue
+		}
+		if err := c.Exec(r.Clear); err != nil {
 			return fmt.Errorf("raw table %s: %w", r.Name, err)
 		}
 	}

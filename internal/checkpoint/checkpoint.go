@@ -96,6 +96,19 @@ func (h *Hub) Publish(c storage.Checkpoint, changes Changes) {
 	}
 }
 
+// Rewind makes c the newest checkpoint, although its LSN is behind that of the last:
+// positions given out so far are worth nothing. Who waits for one beyond due waits
+// for due, as storage's write checkpoints do from now on.
+func (h *Hub) Rewind(c storage.Checkpoint, due source.LSN) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.latest = c
+	for i := range h.waiting {
+		h.waiting[i].lsn = min(h.waiting[i].lsn, due)
+	}
+	heap.Init(&h.waiting)
+}
+
 // WriteCheckpoint tells the Hub of a user's new write checkpoint, after storage
 // has it: the user's sessions are woken once lsn is reached, which may be now.
 func (h *Hub) WriteCheckpoint(user string, lsn source.LSN) {

@@ -184,3 +184,24 @@ func TestNothingIsMissed(t *testing.T) {
 		}
 	}
 }
+
+// Whoever waits for a position that is worth nothing any more waits for the one from
+// which on all is right.
+func TestRewind(t *testing.T) {
+	h := NewHub(storage.Checkpoint{Op: 5, LSN: 100})
+	w := h.Watch("u")
+	defer w.Close()
+	h.WriteCheckpoint("u", 900)
+	h.Rewind(storage.Checkpoint{Op: 5}, 40)
+	if at := h.Latest(); at != (storage.Checkpoint{Op: 5}) {
+		t.Fatalf("newest checkpoint is %v", at)
+	}
+	h.Publish(storage.Checkpoint{Op: 5, LSN: 39}, Changes{})
+	if w.Pending() {
+		t.Fatal("woken before the position is reached")
+	}
+	h.Publish(storage.Checkpoint{Op: 6, LSN: 41}, Changes{})
+	if _, dirty := w.Take(); !dirty.Write {
+		t.Fatal("not woken once the position is reached")
+	}
+}

@@ -34,9 +34,9 @@ type Diff struct {
 	// new with State Backfilling.
 	Definitions []storage.Definition
 	// New holds the positions in Definitions that the store lacks or has not
-	// completed.
+	// completed. A stale definition is complete: it is served while it is compared.
 	New []int
-	// Drop holds the stored definitions that the plan does not have, and the stale ones.
+	// Drop holds the stored definitions that the plan does not have, or has a newer one of.
 	Drop []storage.DefinitionID
 }
 
@@ -46,9 +46,8 @@ func Compare(stored []storage.Definition, plan *streams.Plan, nextID storage.Def
 	byHash := make(map[string]storage.Definition, len(stored))
 	var diff Diff
 	for _, d := range stored {
-		if d.State == storage.Stale {
-			diff.Drop = append(diff.Drop, d.ID)
-			continue
+		if older, ok := byHash[d.Hash]; ok {
+			diff.Drop = append(diff.Drop, older.ID) // the newer one is to replace it
 		}
 		byHash[d.Hash] = d
 	}
@@ -59,7 +58,7 @@ func Compare(stored []storage.Definition, plan *streams.Plan, nextID storage.Def
 			nextID++
 		}
 		delete(byHash, d.Hash)
-		if def.State != storage.Serving {
+		if def.State == storage.Backfilling {
 			diff.New = append(diff.New, i)
 		}
 		diff.Definitions = append(diff.Definitions, def)

@@ -1,7 +1,6 @@
 package deploy
 
 import (
-	"slices"
 	"testing"
 
 	"github.com/millrace-sync/millrace/internal/storage"
@@ -55,12 +54,21 @@ func TestCompareKeepsWhatStands(t *testing.T) {
 	}
 }
 
-func TestStaleDefinitionsAreReplaced(t *testing.T) {
+func TestStaleDefinitionsStand(t *testing.T) {
 	stored := serving(t, notes)
 	stored[0].State = storage.Stale
 	diff := Compare(stored, compile(t, notes), 2)
-	if len(diff.New) != 1 || !slices.Equal(diff.Drop, []storage.DefinitionID{1}) || diff.Definitions[0].ID != 2 {
-		t.Errorf("new %v, drop %v, definitions %+v; want the stale one replaced by id 2", diff.New, diff.Drop, diff.Definitions)
+	if len(diff.New) != 0 || len(diff.Drop) != 0 || diff.Definitions[0].ID != 1 {
+		t.Errorf("new %v, drop %v, definitions %+v; want the stale one as it is", diff.New, diff.Drop, diff.Definitions)
+	}
+}
+
+func TestTheNewerDefinitionReplacesTheOlder(t *testing.T) {
+	stored := append(serving(t, notes), serving(t, notes)...)
+	stored[1].ID, stored[1].State = 2, storage.Backfilling
+	diff := Compare(stored, compile(t, notes), 3)
+	if len(diff.New) != 1 || diff.Definitions[0].ID != 2 || len(diff.Drop) != 1 || diff.Drop[0] != 1 {
+		t.Errorf("new %v, drop %v, definitions %+v; want 1 replaced by 2, which goes on", diff.New, diff.Drop, diff.Definitions)
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/millrace-sync/millrace/internal/source"
 )
 
 // minVersion is the first Postgres whose logical messages reach a pgoutput slot.
@@ -19,8 +21,10 @@ type Facts struct {
 	Version int
 	// SystemID and DatabaseOID identify the database: a slot and its positions mean
 	// nothing in another one. Timeline changes when a standby is promoted.
-	SystemID    string
-	Timeline    int32
+	SystemID string
+	Timeline int32
+	// Position is how far the server's log has been flushed.
+	Position    source.LSN
 	DatabaseOID uint32
 	// Warnings are what may be intended, but lets rows or tables be missed.
 	Warnings []*Error
@@ -238,7 +242,7 @@ func (k *checker) identify(ctx context.Context, facts *Facts) error {
 	if err != nil {
 		return failed("identify the source", err)
 	}
-	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) < 2 {
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) < 3 {
 		return &Error{Code: codeQuery, Kind: ErrTransient, Message: "identify the source: unexpected answer"}
 	}
 	row := texts(results[0].Rows[0])
@@ -248,5 +252,8 @@ func (k *checker) identify(ctx context.Context, facts *Facts) error {
 		return &Error{Code: codeQuery, Kind: ErrTransient, Message: "identify the source: unexpected timeline", Err: err}
 	}
 	facts.Timeline = int32(timeline)
+	if facts.Position, err = source.ParseLSN(row[2]); err != nil {
+		return &Error{Code: codeQuery, Kind: ErrTransient, Message: "identify the source: unexpected position", Err: err}
+	}
 	return nil
 }

@@ -25,6 +25,10 @@ type ChunkRequest struct {
 	// Limit bounds the rows; 0 means all. A table whose rows are told apart by all
 	// their columns has to be read whole.
 	Limit int
+	// Keys, if not nil, asks instead which of these rows there are, each named by the
+	// texts of its key columns in the table's column order. The chunk holds them in
+	// any order, with the key columns alone: others are null.
+	Keys [][]string
 }
 
 // Chunk is a part of a table in the order of its key, as of one snapshot.
@@ -72,7 +76,7 @@ func readChunk(ctx context.Context, conn *pgconn.PgConn, registry *pgtypes.Regis
 	relation := quoteIdent(t.Schema) + "." + quoteIdent(t.Name)
 	// The lock comes before the snapshot: whoever alters the table is then either
 	// wholly before both or after.
-	results, err := conn.Exec(ctx, strings.Join([]string{
+	begin := []string{
 		"BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY",
 		"SET LOCAL lock_timeout = '" + lockTimeout + "'",
 		"LOCK TABLE ONLY " + relation + " IN ACCESS SHARE MODE",
@@ -80,11 +84,15 @@ func readChunk(ctx context.Context, conn *pgconn.PgConn, registry *pgtypes.Regis
 		"SET LOCAL enable_sort = off",
 		"SELECT pg_catalog.pg_current_snapshot()",
 		fmt.Sprintf(chunkColumnsSQL, quoteLiteral(relation)),
-	}, ";")).ReadAll()
+	}
+	if q.Keys != nil {
+		begin = append(begin, byIndexSQL...)
+	}
+	results, err := conn.Exec(ctx, strings.Join(begin, ";")).ReadAll()
 	if err != nil {
 		return nil, failed(doing, err)
 	}
-	if len(results) != 6 || len(results[4].Rows) != 1 {
+	if len(results) != len(begin) || len(results[4].Rows) != 1 {
 		return nil, &Error{Code: codeQuery, Kind: ErrTransient, Message: doing + ": unexpected answer"}
 	}
 	chunk := &Chunk{Last: q.After}
@@ -103,7 +111,9 @@ func readChunk(ctx context.Context, conn *pgconn.PgConn, registry *pgtypes.Regis
 		return nil, failed(doing, err)
 	}
 	chunk.Rows = w.rows
-	chunk.Done = q.Limit <= 0 || len(chunk.Rows) < q.Limit
+	if chunk.Done = q.Limit <= 0 || len(chunk.Rows) < q.Limit; q.Keys != nil {
+		return chunk, nil
+	}
 	if n := len(chunk.Rows); n > 0 && !chunk.Done {
 		if chunk.Last, err = plan.key(chunk.Rows[n-1]); err != nil {
 			return nil, fmt.Errorf("%s: %w", doing, err)
@@ -233,6 +243,9 @@ func planChunk(registry *pgtypes.Registry, q *ChunkRequest, relation string, att
 			}
 			plan.keys = append(plan.keys, keyColumn{index: i, typ: typ, cast: row[3], order: order})
 			asText = asText || q.Limit > 0 && exactKeys[typ] == nil
+		} else if q.Keys != nil {
+			list[i] = "NULL"
+			continue
 		}
 		allKeys = allKeys && c.Key
 		if asText {
@@ -240,6 +253,9 @@ func planChunk(registry *pgtypes.Registry, q *ChunkRequest, relation string, att
 		}
 	}
 	plan.sql = "SELECT " + strings.Join(list, ", ") + " FROM ONLY " + relation
+	if q.Keys != nil {
+		return plan, plan.among(t, q.Keys)
+	}
 	if q.Limit <= 0 {
 		return plan, nil
 	}

@@ -26,6 +26,8 @@ type SlotState struct {
 	// is in danger, or -1 if there is no limit (max_slot_wal_keep_size).
 	WALStatus string
 	SafeWAL   int64
+	// Budget is that limit in bytes, -1 if there is none.
+	Budget int64
 
 	foreign string // what is wrong with it if it is not one of ours
 }
@@ -34,7 +36,8 @@ type SlotState struct {
 const slotSQL = `SELECT coalesce(s.confirmed_flush_lsn, '0/0'), coalesce(s.restart_lsn, '0/0'), coalesce(s.active_pid, 0),
   coalesce(s.wal_status, ''), coalesce(s.safe_wal_size, -1),
   coalesce(pg_catalog.to_jsonb(s) ->> 'invalidation_reason', ''), coalesce(pg_catalog.to_jsonb(s) ->> 'conflicting', ''),
-  coalesce(s.plugin, ''), coalesce(s.database, ''), pg_catalog.current_database(), s.slot_type
+  coalesce(s.plugin, ''), coalesce(s.database, ''), pg_catalog.current_database(), s.slot_type,
+  pg_catalog.pg_size_bytes(pg_catalog.current_setting('max_slot_wal_keep_size'))
 FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = `
 
 // Slot returns the state of the configured slot, or nil if there is none.
@@ -60,6 +63,9 @@ func Slot(ctx context.Context, conn *pgconn.PgConn, name string) (*SlotState, er
 		return nil, failed(doing, err)
 	}
 	if s.SafeWAL, err = strconv.ParseInt(row[4], 10, 64); err != nil {
+		return nil, failed(doing, err)
+	}
+	if s.Budget, err = strconv.ParseInt(row[11], 10, 64); err != nil {
 		return nil, failed(doing, err)
 	}
 	switch {
@@ -93,6 +99,26 @@ func (s *SlotState) usable(name string) error {
 			Message: fmt.Sprintf("replication slot %s is in use by the connection with process id %d on the server", name, s.PID),
 			Hint: fmt.Sprintf("stop the other process that replicates by it, or set another slot_name_prefix; "+
 				"if it is gone: SELECT pg_terminate_backend(%d)", s.PID)}
+	}
+	return nil
+}
+
+// FindSlot returns the state of the configured slot, or nil if there is none.
+func FindSlot(ctx context.Context, c Config) (*SlotState, error) {
+	c = c.withDefaults()
+	conn, err := connect(ctx, c, false)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	return Slot(ctx, conn, c.Slot)
+}
+
+// Gone says, as an error of kind ErrSlotLost, that the slot gives nothing any more; nil
+// if it does. s may be nil: there is no such slot.
+func (s *SlotState) Gone(name string) error {
+	if s == nil || s.Lost != "" {
+		return s.usable(name)
 	}
 	return nil
 }

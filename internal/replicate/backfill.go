@@ -74,6 +74,11 @@ type Chunk struct {
 	// rows follow.
 	After, Last []string
 	Done        bool
+	// Sweep says that the chunk is not a part of the table but of the rows stored of
+	// it: Gone are those that the snapshot did not have. Rows is empty then, and After
+	// and Last are the end of the table.
+	Sweep bool
+	Gone  []source.RowKey
 }
 
 // sees reports whether the chunk's snapshot saw a transaction, which must be one of
@@ -95,7 +100,7 @@ func (a *Applier) Backfill(defs []storage.Definition, tables []*source.Table, re
 		a.align(t.ID)
 	}
 	for i := range a.backfill.definitions {
-		if d := &a.backfill.definitions[i]; d.State == storage.Backfilling && complete(d) {
+		if d := &a.backfill.definitions[i]; d.State != storage.Serving && complete(d) {
 			d.State = storage.Serving
 			a.batch.Definitions = append(a.batch.Definitions, *d)
 		}
@@ -112,9 +117,9 @@ func complete(d *storage.Definition) bool {
 // Definitions returns the live definitions as they now are.
 func (a *Applier) Definitions() []storage.Definition { return a.backfill.definitions }
 
-// Backfilled reports whether no definition waits for its backfill any more.
+// Backfilled reports whether all definitions are complete.
 func (a *Applier) Backfilled() bool {
-	return !slices.ContainsFunc(a.backfill.definitions, func(d storage.Definition) bool { return d.State == storage.Backfilling })
+	return !slices.ContainsFunc(a.backfill.definitions, func(d storage.Definition) bool { return d.State != storage.Serving })
 }
 
 // Reread notes that there is a table, in the version t. If a definition reads it
@@ -132,6 +137,7 @@ func (a *Applier) Reread(t *source.Table, reads Reads) bool {
 		if fresh := (storage.TableProgress{Table: t.ID, Shape: shape}); at < 0 {
 			d.Tables = append(d.Tables, fresh)
 		} else {
+			fresh.Sweep = d.Tables[at].Sweep
 			d.Tables[at] = fresh
 		}
 		a.batch.Definitions = append(a.batch.Definitions, *d)
@@ -165,7 +171,7 @@ func (a *Applier) Forget(table source.TableID, commit CommitFunc) error {
 			continue
 		}
 		d.Tables = slices.Delete(slices.Clone(d.Tables), at, at+1)
-		if d.State == storage.Backfilling && complete(d) {
+		if complete(d) {
 			d.State = storage.Serving
 		}
 		a.batch.Definitions = append(a.batch.Definitions, *d)
@@ -257,9 +263,12 @@ func (a *Applier) Merge(id uint64, c *Chunk, lsn source.LSN, commit CommitFunc) 
 		return fmt.Errorf("chunk %d of %s: %s: %w", id, c.Table.QualifiedName(), why, ErrWindow)
 	}
 	var err error
-	if c.Table.wholeRow {
+	switch {
+	case c.Sweep:
+		err = a.sweep(w, c, lsn, commit)
+	case c.Table.wholeRow:
 		err = a.replaceWholeRows(w, c, commit)
-	} else {
+	default:
 		err = a.mergeRows(w, c, lsn, commit)
 	}
 	if err != nil {
@@ -290,7 +299,7 @@ func (b *backfill) spoilt(w *window, c *Chunk) string {
 func (b *backfill) wants(c *Chunk) bool {
 	for _, d := range b.definitions {
 		for _, p := range d.Tables {
-			if p.Table == c.Table.ID && !p.Done && slices.Equal(p.After, c.After) {
+			if p.Table == c.Table.ID && !p.Done && slices.Equal(p.After, c.After) && (p.Sweep || !c.Sweep) {
 				return true
 			}
 		}
@@ -359,7 +368,7 @@ func (a *Applier) replaceWholeRows(w *window, c *Chunk, commit CommitFunc) error
 		}
 		rec := a.diff(prior, r)
 		rec.Copies = n - 1
-		a.setRecord(ref, rec)
+		a.changeRecord(ref, prior, rec)
 		if err := a.commitIfFull(commit); err != nil {
 			return err
 		}
@@ -388,12 +397,14 @@ func (a *Applier) progress(c *Chunk) {
 		for j := range d.Tables {
 			p := &d.Tables[j]
 			if p.Table == c.Table.ID && !p.Done && slices.Equal(p.After, c.After) {
-				p.After, p.Done = c.Last, c.Done
+				// Whole rows were counted against all that is stored.
+				p.Sweep = p.Sweep && !(c.Done && (c.Sweep || c.Table.wholeRow))
+				p.After, p.Done = c.Last, c.Done && !p.Sweep
 				p.Rows += int64(len(c.Rows))
 				concerned = true
 			}
 		}
-		if d.State == storage.Backfilling && complete(d) {
+		if complete(d) {
 			d.State = storage.Serving
 		}
 		if concerned {

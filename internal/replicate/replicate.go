@@ -173,9 +173,10 @@ func (a *Applier) Apply(tx *source.Txn, commit CommitFunc) error {
 	return nil
 }
 
-// Flush commits what waits and publishes everything up to lsn.
+// Flush commits what waits and publishes everything up to lsn, but for as long as
+// stored definitions are compared with the source (see Reconciling).
 func (a *Applier) Flush(lsn source.LSN, commit CommitFunc) error {
-	a.batch.LSN, a.batch.Publish = lsn, true
+	a.batch.LSN, a.batch.Publish = lsn, !a.Reconciling()
 	return a.commit(commit)
 }
 
@@ -289,7 +290,8 @@ func (a *Applier) update(t *Table, ch *source.Change) error {
 	if old != nil {
 		prior = *old
 	}
-	if slices.ContainsFunc(row, unchanged) {
+	// A value that was kept may have been changed while nobody listened.
+	if slices.ContainsFunc(row, unchanged) && !a.unswept(t.ID) {
 		rec, err := a.record(prior)
 		if err != nil {
 			return err
@@ -374,7 +376,7 @@ func (a *Applier) putEvaluated(t *Table, r *Row) error {
 	for _, e := range r.Errors {
 		a.problem(Problem{Table: t.QualifiedName(), Row: r.Key, Definition: e.Definition, Message: e.Message})
 	}
-	a.setRecord(ref, a.diff(prior, r))
+	a.changeRecord(ref, prior, a.diff(prior, r))
 	return nil
 }
 

@@ -27,9 +27,10 @@ const (
 // backfiller reads tables in chunks and hands them to the follower, which merges
 // each when its high watermark comes in the stream (see replicate.Chunk).
 type backfiller struct {
-	conns *conns
-	log   *slog.Logger
-	run   string // tells our marks from those of another life
+	conns  *conns
+	stored replicate.Rows
+	log    *slog.Logger
+	run    string // tells our marks from those of another life
 	// lookAgain asks for the tables to be looked up in the catalog.
 	lookAgain func()
 
@@ -63,9 +64,9 @@ type merged struct {
 	more bool
 }
 
-func newBackfiller(c *conns, eval *replicate.Evaluator, run string, log *slog.Logger) *backfiller {
+func newBackfiller(c *conns, stored replicate.Rows, eval *replicate.Evaluator, run string, log *slog.Logger) *backfiller {
 	return &backfiller{
-		conns: c, eval: eval, log: log, run: run,
+		conns: c, stored: stored, eval: eval, log: log, run: run,
 		chunks: map[uint64]*readChunk{}, tables: map[source.TableID]wanted{}, news: make(chan struct{}, 1),
 	}
 }
@@ -218,6 +219,11 @@ func (b *backfiller) table(ctx context.Context, w wanted) (int64, error) {
 		if err != nil {
 			return rows, err
 		}
+		if m.err == nil && m.more && waiting[0].Done && m.next.Sweep {
+			if m, err = b.sweep(ctx, w.table, m.next.After); err != nil {
+				return rows, err
+			}
+		}
 		if m.err == nil && !m.more {
 			return rows + int64(len(waiting[0].Rows)), nil
 		}
@@ -257,13 +263,18 @@ func (c *readChunk) result(ctx context.Context) (merged, error) {
 	}
 }
 
-// read reads and evaluates one chunk between its watermarks.
+// read reads and evaluates one chunk.
 func (b *backfiller) read(ctx context.Context, t *replicate.Table, after []string) (*readChunk, error) {
-	id, c := b.begin(t.ID)
+	return b.between(ctx, t.ID, func() (*replicate.Chunk, error) { return b.readRows(ctx, t, after) })
+}
+
+// between reads something of a table between two watermarks.
+func (b *backfiller) between(ctx context.Context, table source.TableID, read func() (*replicate.Chunk, error)) (*readChunk, error) {
+	id, c := b.begin(table)
 	if err := b.emit(ctx, "low", id); err != nil {
 		return nil, err
 	}
-	chunk, err := b.readBetween(ctx, t, after)
+	chunk, err := read()
 	if err == nil {
 		b.complete(id, chunk)
 	}
@@ -272,8 +283,8 @@ func (b *backfiller) read(ctx context.Context, t *replicate.Table, after []strin
 	return c, errors.Join(err, b.emit(ctx, "high", id))
 }
 
-// readBetween reads and evaluates what a chunk consists of.
-func (b *backfiller) readBetween(ctx context.Context, t *replicate.Table, after []string) (*replicate.Chunk, error) {
+// readRows reads and evaluates the rows of a chunk.
+func (b *backfiller) readRows(ctx context.Context, t *replicate.Table, after []string) (*replicate.Chunk, error) {
 	limit := chunkRows
 	if t.WholeRow() {
 		limit = 0 // all at once: equal rows have to be counted

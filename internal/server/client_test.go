@@ -168,13 +168,13 @@ type client struct {
 
 	mu      sync.Mutex
 	visible rows
-	synced  int                     // checkpoints completed
-	opened  int                     // streams
-	data    map[string]int          // operations received, by bucket
-	write   uint64                  // the newest write checkpoint seen
-	changed chan struct{}           // closed and replaced when something changes
-	names   map[string]struct{}     // of the buckets in the checkpoint
-	cancel  context.CancelCauseFunc // ends the client
+	synced  int                 // checkpoints completed
+	opened  int                 // streams
+	data    map[string]int      // operations received, by bucket
+	write   uint64              // the newest write checkpoint seen
+	changed chan struct{}       // closed and replaced when something changes
+	names   map[string]struct{} // of the buckets in the checkpoint
+	leave   func()              // ends the connection until comeBack
 }
 
 type held struct {
@@ -191,11 +191,18 @@ type heldRow struct {
 
 // connect starts a client that reconnects until the test ends.
 func (in *instance) connect(user string) *client {
-	ctx, cancel := context.WithCancelCause(context.Background())
 	c := &client{
 		t: in.t, in: in, user: user, buckets: map[string]*held{}, visible: rows{}, data: map[string]int{},
-		changed: make(chan struct{}), cancel: cancel,
+		changed: make(chan struct{}),
 	}
+	c.comeBack()
+	return c
+}
+
+// comeBack connects a client that has left, with what it holds.
+func (c *client) comeBack() {
+	in, user := c.in, c.user
+	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -209,12 +216,15 @@ func (in *instance) connect(user string) *client {
 			}
 		}
 	}()
-	in.t.Cleanup(func() {
-		cancel(nil)
+	c.leave = func() {
+		cancel()
 		<-done
-	})
-	return c
+	}
+	in.t.Cleanup(c.leave)
 }
+
+// logged counts the lines of the service's log that hold the text.
+func (in *instance) logged(text string) int { return strings.Count(in.log.String(), text) }
 
 func (in *instance) token(user string) string {
 	now := time.Now()

@@ -44,15 +44,14 @@ func (d *deploys) set(next *deploy.Deploy) {
 type state struct {
 	epoch    string
 	nextID   storage.DefinitionID
-	nextSeq  uint64
 	stored   []storage.Definition // as committed
+	nextSeq  uint64
 	current  *deploy.Deploy
 	next     *deploy.Deploy
 	record   storage.Deploy // of next
 	new      []storage.Definition
 	drop     []storage.DefinitionID
-	switched bool   // the switch to next is still to be committed
-	source   string // the database that what is stored is of; "" if nothing is
+	switched bool // the switch to next is still to be committed
 }
 
 // prepare compares what the store holds with the plan to be deployed.
@@ -67,7 +66,6 @@ func prepare(rec storage.Recovered, plan *streams.Plan, text string) *state {
 		if rec.Deploys[i].State == storage.DeployServing {
 			serving = &rec.Deploys[i]
 		}
-		s.source = rec.Deploys[i].Source
 	}
 	diff := deploy.Compare(rec.Definitions, plan, rec.NextDefinition)
 	next := deploy.New(plan, diff.Definitions, rec.Epoch)
@@ -194,16 +192,14 @@ func restore(rec storage.Recovered, serving *storage.Deploy) *deploy.Deploy {
 	return deploy.New(plan, defs, rec.Epoch)
 }
 
-// startOver gives every definition of the plan a new id: what is stored has missed
-// changes and cannot be brought up to date any more. It returns the stored
-// definitions, to be marked stale; they are served until the new ones are complete.
-func (s *state) startOver(plan *streams.Plan, text string) []storage.Definition {
+// startOver gives every definition of the plan a new id, as somebody asked for. Those
+// that there are go on being served, and kept up to date, until the new ones are
+// complete.
+func (s *state) startOver(plan *streams.Plan, text string) {
 	diff := deploy.Compare(nil, plan, s.nextID)
 	s.drop, s.new, s.record.Definitions = nil, diff.Definitions, nil
-	stale := slices.Clone(s.stored)
-	for i := range stale {
-		s.drop = append(s.drop, stale[i].ID)
-		stale[i].State = storage.Stale
+	for _, d := range s.stored {
+		s.drop = append(s.drop, d.ID)
 	}
 	for _, d := range diff.Definitions {
 		s.record.Definitions = append(s.record.Definitions, d.ID)
@@ -212,5 +208,4 @@ func (s *state) startOver(plan *streams.Plan, text string) []storage.Definition 
 	s.next = deploy.New(plan, diff.Definitions, s.epoch)
 	s.record.ID, s.record.SyncConfig, s.record.State = s.nextSeq, text, storage.DeployPending
 	s.switched = true
-	return stale
 }

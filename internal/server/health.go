@@ -18,6 +18,31 @@ type health struct {
 	touched time.Time // the replicator's last step
 	moved   time.Time // the source was last heard from
 	reason  string    // why replication does not go on; "" if it does
+	notes   [noteKinds]note
+}
+
+// noteKind is something that is worth telling while replication goes on.
+type noteKind int
+
+// The kinds of note, the gravest first.
+const (
+	storageNote noteKind = iota // the storage cannot be written for now
+	compareNote                 // what is served is being compared with the source
+	slotNote                    // the slot is in danger
+	noteKinds
+)
+
+// note is what the probes show of a kind; grave ones make the process not ready.
+type note struct {
+	text  string
+	grave bool
+}
+
+// note sets what is to be told of a kind; no text takes it back.
+func (h *health) note(kind noteKind, text string, grave bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.notes[kind] = note{text, grave}
 }
 
 func newHealth(now time.Time) *health {
@@ -64,6 +89,11 @@ func (h *health) Status() httpapi.Status {
 		s.Reason = "the first backfill is under way"
 	default:
 		s.Ready = true
+	}
+	for _, n := range h.notes {
+		if n.text != "" && (s.Reason == "" || n.grave && s.Ready) {
+			s.Reason, s.Ready = n.text, s.Ready && !n.grave
+		}
 	}
 	return s
 }

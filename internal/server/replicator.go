@@ -18,7 +18,6 @@ import (
 	"github.com/millrace-sync/millrace/internal/replicate"
 	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/storage"
-	"github.com/millrace-sync/millrace/protocol"
 )
 
 // Bounds of the replicator.
@@ -43,7 +42,7 @@ type replicaStore interface {
 	Commit(context.Context, *storage.Batch) error
 	Snapshot() (httpapi.Snapshot, error)
 	DurableLSN() source.LSN
-	ResetWriteCheckpoints(context.Context) error
+	ResetWriteCheckpoints(context.Context, source.LSN) error
 }
 
 // replicator brings the source's changes into the store: it connects, backfills
@@ -205,42 +204,15 @@ func (r *replicator) connect(ctx context.Context, wanted *target) (_ *follower, 
 	for _, w := range facts.Warnings {
 		r.log.Warn("source", "warning", w.Error())
 	}
-	if r.slotLost != nil {
-		r.log.Warn("the replication slot cannot give what is needed any more and is replaced", "reason", r.slotLost)
-		if err := postgres.DropSlot(ctx, r.config); err != nil {
-			return nil, nil, err
-		}
-		r.slotLost = nil
-	}
-	start, created, err := postgres.EnsureSlot(ctx, r.config)
+	recovered, from, err := r.resume(ctx, recovered, facts)
 	if err != nil {
 		return nil, nil, err
 	}
-	from := recovered.Checkpoint.LSN
-	origin := facts.SystemID + "/" + strconv.FormatUint(uint64(facts.DatabaseOID), 10)
 	r.state = prepare(recovered, wanted.plan, wanted.source.Text)
-	r.state.record.Source = origin
-	if r.state.source != "" && r.state.source != origin && !created {
-		// Positions of another database mean nothing here.
-		return nil, nil, &postgres.Error{Kind: postgres.ErrSlotLost, Code: string(protocol.SlotLost),
-			Message: fmt.Sprintf("the storage is of another database (%s, this is %s)", r.state.source, origin)}
-	}
-	var stale []storage.Definition
-	if wanted.anew && !created {
+	r.state.record.Source = originOf(facts).String()
+	if wanted.anew {
 		r.log.Info("every table is read anew, as asked for; clients are served the old state until that is done")
-		stale = r.state.startOver(wanted.plan, wanted.source.Text)
-	}
-	if created {
-		from = start
-		if len(recovered.Definitions) > 0 {
-			r.log.Warn("the replication slot is new: changes made before it were missed, so every table is read anew; clients are served the old state until that is done", "slot", r.config.Slot)
-			stale = r.state.startOver(wanted.plan, wanted.source.Text)
-			if r.state.source != origin {
-				if err := r.store.ResetWriteCheckpoints(ctx); err != nil {
-					return nil, nil, err
-				}
-			}
-		}
+		r.state.startOver(wanted.plan, wanted.source.Text)
 	}
 	c, err := connectAll(ctx, r.config)
 	if err != nil {
@@ -251,7 +223,7 @@ func (r *replicator) connect(ctx context.Context, wanted *target) (_ *follower, 
 			c.close()
 		}
 	}()
-	f, err := r.newFollower(ctx, c, wanted, recovered, from, stale)
+	f, err := r.newFollower(ctx, c, wanted, recovered, from)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -279,12 +251,13 @@ type follower struct {
 	changes  changeSet
 	lsn      source.LSN // everything up to here has been applied
 	saved    source.LSN // of the last commit
+	held     bool       // nothing is published: what is stored is being compared with the source
 	inTxn    bool
 	txns     int // since the last flush
 }
 
 // newFollower prepares the evaluation of both deploys and what is to be read.
-func (r *replicator) newFollower(ctx context.Context, c *conns, wanted *target, recovered storage.Recovered, at source.LSN, stale []storage.Definition) (*follower, error) {
+func (r *replicator) newFollower(ctx context.Context, c *conns, wanted *target, recovered storage.Recovered, at source.LSN) (*follower, error) {
 	s := r.state
 	f := &follower{replicator: r, wanted: wanted, conns: c, secret: recovered.Secret, lsn: at, saved: at, changes: newChangeSet()}
 	eval := replicate.NewEvaluator(recovered.Secret, s.current, s.next)
@@ -300,12 +273,15 @@ func (r *replicator) newFollower(ctx context.Context, c *conns, wanted *target, 
 	}
 	defs := slices.Clone(recovered.Definitions)
 	if s.next != nil {
-		batch := &storage.Batch{Definitions: append(stale, s.new...), Deploy: &s.record, LSN: at, Publish: true}
+		batch := &storage.Batch{Definitions: s.new, Deploy: &s.record, LSN: at, Publish: true}
+		if stale(defs) {
+			batch.LSN = recovered.Checkpoint.LSN // clients are still served what they were
+		}
 		if err := r.store.Commit(ctx, batch); err != nil {
 			return nil, fmt.Errorf("store deploy: %w", err)
 		}
 		wanted.anew = false // what is new is stored: it is not begun with again
-		for _, d := range append(stale, s.new...) {
+		for _, d := range s.new {
 			defs = slices.DeleteFunc(defs, func(had storage.Definition) bool { return had.ID == d.ID })
 			defs = append(defs, d)
 		}
@@ -319,12 +295,18 @@ func (r *replicator) newFollower(ctx context.Context, c *conns, wanted *target, 
 	f.look(set)
 	f.gone = set.gone
 	f.applier.Backfill(defs, set.tables, f.readers.reads)
+	for _, id := range f.applier.GiveUp(set.unreadable) {
+		f.log.Warn("a table cannot be compared with what is stored of it: its rows are served as they are until it can be read", "oid", id)
+	}
+	if f.held = f.applier.Reconciling(); f.held {
+		r.health.note(compareNote, comparing, true)
+	}
 	// Whoever may write to the database may write messages like ours: the name of
 	// this life is not to be guessed.
 	run := rand.Text()
-	f.backfill = newBackfiller(c, eval, run, r.log)
+	f.backfill = newBackfiller(c, r.store, eval, run, r.log)
 	f.watch = &catalogWatch{
-		conns: c, run: run, every: r.lookEvery, heartbeat: r.heartbeat,
+		conns: c, run: run, every: r.lookEvery, heartbeat: r.heartbeat, health: r.health, log: r.log, left: 10,
 		all: f.readers.all, held: f.applier.Tables(), seen: set.digest(), found: map[uint64]*tableSet{},
 	}
 	f.backfill.lookAgain = f.watch.again
@@ -513,7 +495,7 @@ func (f *follower) settle(commit replicate.CommitFunc) error {
 		f.report()
 		return f.switchDeploy(commit)
 	}
-	if latest := f.hub.Latest(); f.lsn > latest.LSN {
+	if latest := f.hub.Latest(); f.lsn > latest.LSN && !f.held {
 		// The source moved on without anything for us: sessions that wait for a
 		// write checkpoint need to know, the store can wait.
 		latest.LSN = f.lsn
@@ -524,7 +506,7 @@ func (f *follower) settle(commit replicate.CommitFunc) error {
 
 // idle records the position now and then, so that the source can forget its log.
 func (f *follower) idle(commit replicate.CommitFunc) error {
-	if !f.inTxn && !f.applier.Pending() && f.lsn > f.saved {
+	if !f.inTxn && !f.applier.Pending() && f.lsn > f.saved && !f.held {
 		return f.applier.Flush(f.lsn, commit)
 	}
 	return nil
@@ -534,6 +516,9 @@ func (f *follower) idle(commit replicate.CommitFunc) error {
 func (f *follower) commit(ctx context.Context, b *storage.Batch) error {
 	f.changes.add(b)
 	f.health.touch(time.Now())
+	if f.applier.Reconciling() {
+		b.Publish, b.NoSync = false, true // it becomes durable with what is published in the end
+	}
 	if err := f.store.Commit(ctx, b); err != nil {
 		return err
 	}
@@ -549,6 +534,9 @@ func (f *follower) commit(ctx context.Context, b *storage.Batch) error {
 	snap.Close()
 	f.hub.Publish(at, f.changes.take())
 	f.stream.Confirm(f.store.DurableLSN())
+	if f.held {
+		f.reconciled(at)
+	}
 	return nil
 }
 

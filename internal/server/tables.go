@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +29,11 @@ type tableSet struct {
 	// gone are tables that rows are held of and that no longer exist, or no longer
 	// match; a table that merely cannot be read at the moment is not among them.
 	gone []source.TableID
+}
+
+// unreadable reports whether a table that rows are held of cannot be read.
+func (s *tableSet) unreadable(id source.TableID) bool {
+	return !slices.Contains(s.gone, id) && !slices.ContainsFunc(s.tables, func(t *source.Table) bool { return t.ID == id })
 }
 
 // digest tells sets apart.
@@ -114,6 +120,9 @@ type catalogWatch struct {
 	run       string
 	every     time.Duration
 	heartbeat time.Duration
+	health    *health
+	log       *slog.Logger
+	left      int // tenths of the slot's log, as last told
 
 	mu    sync.Mutex
 	all   []streams.TablePattern
@@ -168,11 +177,18 @@ func (w *catalogWatch) Run(ctx context.Context) error {
 }
 
 func (w *catalogWatch) mark(ctx context.Context, content string) error {
+	ctx, cancel := context.WithTimeout(ctx, slotPatience)
+	defer cancel()
 	_, err := postgres.Emit(ctx, w.conns.catalog, postgres.MessagePrefix, []byte(content))
 	return err
 }
 
 func (w *catalogWatch) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, slotPatience)
+	defer cancel()
+	if err := w.lookAtSlot(ctx); err != nil {
+		return err
+	}
 	w.mu.Lock()
 	all, held := w.all, w.held
 	w.mu.Unlock()

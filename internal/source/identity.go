@@ -2,13 +2,17 @@ package source
 
 import (
 	"encoding/binary"
+	"encoding/hex"
+	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 )
 
 // RowKey is the canonical encoding of a row's replica identity columns: what a
 // stored row of a table is found by. Equal rows have equal keys whether they came
-// by backfill or by stream, in text or binary. It is opaque but for AppendRowKey.
+// by backfill or by stream, in text or binary. It is opaque but for AppendRowKey
+// and Texts.
 type RowKey string
 
 // AppendRowKey appends the encoding of the identity columns of row to dst. Each
@@ -59,4 +63,48 @@ func appendKeyValue(dst []byte, v Value) []byte {
 		return dst
 	}
 	return append(dst, 0, 1)
+}
+
+var errRowKey = errors.New("malformed row key")
+
+// Texts returns the key's values, in the order of the identity columns, in the text
+// form from which the source makes a value of the column's type. Integers and
+// booleans are decimal, bytes are hexadecimal after \x.
+func (k RowKey) Texts() ([]string, error) {
+	var out []string
+	for s := string(k); s != ""; {
+		kind := ValueKind(s[0])
+		s = s[1:]
+		switch kind {
+		case KindInteger:
+			if len(s) < 8 {
+				return nil, errRowKey
+			}
+			out = append(out, strconv.FormatInt(int64(binary.BigEndian.Uint64([]byte(s[:8]))^(1<<63)), 10))
+			s = s[8:]
+		case KindReal, KindText, KindBlob:
+			var b strings.Builder
+			for {
+				i := strings.IndexByte(s, 0)
+				if i < 0 || i+1 == len(s) {
+					return nil, errRowKey
+				}
+				b.WriteString(s[:i])
+				end := s[i+1] == 1
+				s = s[i+2:]
+				if end {
+					break
+				}
+				b.WriteByte(0)
+			}
+			if kind == KindBlob {
+				out = append(out, `\x`+hex.EncodeToString([]byte(b.String())))
+				continue
+			}
+			out = append(out, b.String())
+		default:
+			return nil, errRowKey // null is no identity
+		}
+	}
+	return out, nil
 }

@@ -128,7 +128,7 @@ type DefinitionState uint8
 const (
 	Backfilling DefinitionState = iota + 1 // its tables are being read; nothing of it is served
 	Serving                                // complete as of the last checkpoint
-	Stale                                  // changes were missed: served until its replacement is complete
+	Stale                                  // changes were missed: served as it is until it has been compared with the source
 )
 
 // Definition is one bucket source or lookup index that the store holds data of.
@@ -139,7 +139,7 @@ type Definition struct {
 	// Label is the readable part of its bucket names, fixed when it was first deployed.
 	Label string
 	State DefinitionState
-	// Tables holds the progress of each table's backfill while State is Backfilling.
+	// Tables holds which tables it reads, and how far each has been read.
 	Tables []TableProgress
 }
 
@@ -154,7 +154,11 @@ type TableProgress struct {
 	// column in the table's column order; nil before the first chunk.
 	After []string
 	Rows  int64
-	Done  bool
+	// Done says that the table is read, and swept if Sweep asked for it.
+	Done bool
+	// Sweep says that rows may be stored that the table no longer has: once it is
+	// read, the stored rows are looked up in it, and those that are gone taken back.
+	Sweep bool
 }
 
 // Deploy is a sync config that was made current, or is on the way to be.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/millrace-sync/millrace/internal/bucket"
+	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/storage"
 )
 
@@ -76,9 +77,10 @@ func (s *Store) RequestWriteCheckpoints(ctx context.Context, reqs []storage.Writ
 	return ids, nil
 }
 
-// ResetWriteCheckpoints makes every write checkpoint count as reached, and keeps
-// its number: the positions they wait for are of another source.
-func (s *Store) ResetWriteCheckpoints(ctx context.Context) error {
+// ResetWriteCheckpoints makes every write checkpoint wait for lsn, and keeps its
+// number: the positions that they waited for are of another source, or of a past
+// that the source does not have.
+func (s *Store) ResetWriteCheckpoints(ctx context.Context, lsn source.LSN) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	if err := s.writable(ctx); err != nil {
@@ -90,7 +92,7 @@ func (s *Store) ResetWriteCheckpoints(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		wc.LSN = 0
+		wc.LSN = lsn
 		return b.Set(key, appendUploadValue(nil, wc), nil)
 	})
 	if err == nil {

@@ -87,7 +87,7 @@ func TestTakeover(t *testing.T) {
 	for name, write := range map[string]func() error{
 		"commit of a few":      func() error { return first.Commit(t.Context(), put(3, true)) },
 		"commit of many":       func() error { return first.Commit(t.Context(), many(3, bulk)) },
-		"reset":                func() error { return first.ResetWriteCheckpoints(t.Context()) },
+		"reset":                func() error { return first.ResetWriteCheckpoints(t.Context(), 0) },
 		"commit after failure": func() error { return first.Commit(t.Context(), put(9, true)) },
 		"recover": func() error {
 			_, err := first.Recover(t.Context())

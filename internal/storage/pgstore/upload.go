@@ -117,12 +117,13 @@ func (s *Store) requestUploads(ctx context.Context, reqs []storage.WriteCheckpoi
 	return ids, nil
 }
 
-// ResetWriteCheckpoints makes every write checkpoint count as reached, and keeps
-// its number: the positions they wait for are of another source.
-func (s *Store) ResetWriteCheckpoints(ctx context.Context) error {
+// ResetWriteCheckpoints makes every write checkpoint wait for lsn, and keeps its
+// number: the positions that they waited for are of another source, or of a past
+// that the source does not have.
+func (s *Store) ResetWriteCheckpoints(ctx context.Context, lsn source.LSN) error {
 	err := s.writable(ctx)
 	if err == nil {
-		err = s.failure(s.resetUploads(ctx))
+		err = s.failure(s.resetUploads(ctx, lsn))
 	}
 	if err != nil {
 		return fmt.Errorf("reset write checkpoints: %w", err)
@@ -131,17 +132,16 @@ func (s *Store) ResetWriteCheckpoints(ctx context.Context) error {
 	return nil
 }
 
-func (s *Store) resetUploads(ctx context.Context) error {
+func (s *Store) resetUploads(ctx context.Context, lsn source.LSN) error {
 	return pgx.BeginTxFunc(ctx, s.writes, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-		for _, statement := range []string{
-			"UPDATE millrace.upload_counter SET seq = seq + 1 WHERE one = 1",
-			"UPDATE millrace.write_checkpoint SET lsn = 0, seq = (SELECT seq FROM millrace.upload_counter WHERE one = 1)",
-		} {
-			if _, err := tx.Exec(ctx, s.text.in(statement)); err != nil {
-				return err
-			}
+		if _, err := tx.Exec(ctx, s.text.in("UPDATE millrace.upload_counter SET seq = seq + 1 WHERE one = 1")); err != nil {
+			return err
 		}
-		_, err := tx.Exec(ctx, s.text.in("UPDATE millrace.store SET fence = (owner = $1) WHERE one = 1"), s.owner)
+		_, err := tx.Exec(ctx, s.text.in("UPDATE millrace.write_checkpoint SET lsn = $1, seq = (SELECT seq FROM millrace.upload_counter WHERE one = 1)"), int64(lsn))
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, s.text.in("UPDATE millrace.store SET fence = (owner = $1) WHERE one = 1"), s.owner)
 		return err
 	})
 }

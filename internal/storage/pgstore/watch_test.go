@@ -150,7 +150,7 @@ func TestReaderWritesNothing(t *testing.T) {
 		"row":     rowErr,
 		"rows":    s.RowsOf(1, func(source.RowKey, *storage.RowRecord) error { return nil }),
 		"run":     s.Run(t.Context()),
-		"reset":   s.ResetWriteCheckpoints(t.Context()),
+		"reset":   s.ResetWriteCheckpoints(t.Context(), 0),
 	} {
 		if !errors.Is(err, storage.ErrLocked) {
 			t.Errorf("%s by a reader: %v, want ErrLocked", name, err)

@@ -7,6 +7,12 @@ import (
 	"github.com/millrace-sync/millrace/internal/storage"
 )
 
+// The flags of a storage.TableProgress.
+const (
+	tableDone  = 1
+	tableSweep = 2
+)
+
 // AppendDefinition appends a definition, but for its id.
 func AppendDefinition(dst []byte, def *storage.Definition) []byte {
 	dst = AppendText(dst, def.Hash)
@@ -17,11 +23,14 @@ func AppendDefinition(dst []byte, def *storage.Definition) []byte {
 		t := &def.Tables[i]
 		dst = binary.AppendUvarint(dst, uint64(t.Table))
 		dst = AppendText(dst, t.Shape)
-		done := byte(0)
+		flags := byte(0)
 		if t.Done {
-			done = 1
+			flags |= tableDone
 		}
-		dst = append(dst, done)
+		if t.Sweep {
+			flags |= tableSweep
+		}
+		dst = append(dst, flags)
 		dst = binary.AppendUvarint(dst, uint64(t.Rows))
 		// One more than the number of columns, as none and nil differ.
 		if t.After == nil {
@@ -47,7 +56,8 @@ func DecodeDefinition(id storage.DefinitionID, value []byte) (storage.Definition
 		t := &def.Tables[i]
 		t.Table = source.TableID(r.Uvarint())
 		t.Shape = r.Str()
-		t.Done = r.U8() == 1
+		flags := r.U8()
+		t.Done, t.Sweep = flags&tableDone != 0, flags&tableSweep != 0
 		t.Rows = int64(r.Uvarint())
 		n := r.Uvarint()
 		if n == 0 {

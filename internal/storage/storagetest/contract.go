@@ -579,11 +579,11 @@ func writeCheckpointNumbering(t *tester) {
 		}
 	}
 	// The positions of another source begin anew, the numbers go on.
-	if err := t.store.ResetWriteCheckpoints(t.Context()); err != nil {
+	if err := t.store.ResetWriteCheckpoints(t.Context(), 2); err != nil {
 		t.Fatal(err)
 	}
-	if got, ok, err := t.store.WriteCheckpoint("u"); !ok || err != nil || got != (storage.WriteCheckpoint{ID: 11}) {
-		t.Fatalf("after a reset: %v, %v, %v; want 11 at 0", got, ok, err)
+	if got, ok, err := t.store.WriteCheckpoint("u"); !ok || err != nil || got != (storage.WriteCheckpoint{ID: 11, LSN: 2}) {
+		t.Fatalf("after a reset: %v, %v, %v; want 11 at 2", got, ok, err)
 	}
 	if ids, err := t.store.RequestWriteCheckpoints(t.Context(), []request{{User: "u", LSN: 3}}); err != nil || !slices.Equal(ids, []uint64{12}) {
 		t.Fatalf("request after a reset: %v, %v; want 12", ids, err)

@@ -140,7 +140,7 @@ func (g *generator) definition(id storage.DefinitionID) storage.Definition {
 	d := definition(id)
 	d.State = storage.DefinitionState(1 + rng.IntN(2))
 	for range rng.IntN(3) {
-		p := storage.TableProgress{Table: pick(rng, someTables), Rows: rng.Int64N(1 << 40), Done: rng.IntN(2) == 0}
+		p := storage.TableProgress{Table: pick(rng, someTables), Rows: rng.Int64N(1 << 40), Done: rng.IntN(2) == 0, Sweep: rng.IntN(2) == 0}
 		if rng.IntN(2) == 0 {
 			p.After = []string{pick(rng, someKeys), "7"}[:1+rng.IntN(2)]
 		}

@@ -28,7 +28,7 @@ type Store interface {
 	Snapshot() (Snapshot, error)
 	WriteCheckpoint(user string) (storage.WriteCheckpoint, bool, error)
 	RequestWriteCheckpoints(context.Context, []storage.WriteCheckpointRequest) ([]uint64, error)
-	ResetWriteCheckpoints(context.Context) error
+	ResetWriteCheckpoints(context.Context, source.LSN) error
 	Close() error
 }
 

@@ -1,0 +1,116 @@
+package replicate
+
+import (
+	"slices"
+
+	"github.com/millrace-sync/millrace/internal/source"
+	"github.com/millrace-sync/millrace/internal/storage"
+)
+
+// A store that has missed changes (its slot was lost, the source is another one or
+// was set back) is reconciled: every table is read as by a backfill and compared
+// with what is stored. Rows that are equal cost nothing; the others give operations
+// in the buckets that there are. Rows that are stored and no longer there are found
+// by a sweep, once a table is read: the stored rows are looked up in the source,
+// between watermarks like any chunk.
+//
+// Until all is compared the store is a mixture. So nothing is published meanwhile:
+// readers see the old state, and then, at one transaction's end, the new one. A
+// crash takes everything back to the old state, and the reconciliation begins anew.
+
+// Distrust returns the definitions as they are once changes were missed: what is
+// served is stale, every table is to be read again from its beginning, and swept.
+func Distrust(defs []storage.Definition) []storage.Definition {
+	out := slices.Clone(defs)
+	for i := range out {
+		d := &out[i]
+		if d.State == storage.Serving {
+			d.State = storage.Stale
+		}
+		d.Tables = slices.Clone(d.Tables)
+		for j := range d.Tables {
+			p := &d.Tables[j]
+			*p = storage.TableProgress{Table: p.Table, Shape: p.Shape, Sweep: true}
+		}
+	}
+	return out
+}
+
+// Reconciling reports whether some definition that is served is still to be compared
+// with the source: nothing may be published.
+func (a *Applier) Reconciling() bool {
+	return slices.ContainsFunc(a.backfill.definitions, func(d storage.Definition) bool { return d.State == storage.Stale })
+}
+
+// GiveUp gives the tables up for now that are held and cannot be read: what is
+// stored of them stays as it is, so that they do not keep everything else from being
+// compared. They are read, and swept, when they can be. It returns which they are.
+func (a *Applier) GiveUp(unreadable func(source.TableID) bool) (given []source.TableID) {
+	for i := range a.backfill.definitions {
+		d := &a.backfill.definitions[i]
+		if d.State != storage.Stale {
+			continue
+		}
+		d.Tables = slices.Clone(d.Tables)
+		for j := range d.Tables {
+			p := &d.Tables[j]
+			if p.Done || !unreadable(p.Table) {
+				continue
+			}
+			*p = storage.TableProgress{Table: p.Table, Done: true, Sweep: true}
+			given = append(given, p.Table)
+		}
+		if complete(d) {
+			d.State = storage.Serving
+		}
+		a.batch.Definitions = append(a.batch.Definitions, *d)
+	}
+	slices.Sort(given)
+	return slices.Compact(given)
+}
+
+// unswept reports whether rows of a table may be stored that are still to be compared
+// with the source.
+func (a *Applier) unswept(table source.TableID) bool {
+	return slices.ContainsFunc(a.backfill.definitions, func(d storage.Definition) bool {
+		return slices.ContainsFunc(d.Tables, func(p storage.TableProgress) bool { return p.Table == table && p.Sweep && !p.Done })
+	})
+}
+
+// sweep takes back stored rows that are gone, except those that the stream has
+// changed since the low watermark.
+func (a *Applier) sweep(w *window, c *Chunk, lsn source.LSN, commit CommitFunc) error {
+	if w.cleared {
+		return nil
+	}
+	for _, key := range c.Gone {
+		if _, ok := w.changed[key]; ok {
+			continue
+		}
+		if err := a.remove(c.Table, storage.RowRef{Table: c.Table.ID, Key: key}); err != nil {
+			return err
+		}
+		if !a.full() {
+			continue
+		}
+		if err := a.Flush(lsn, commit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// changeRecord replaces a row's record, unless it stays as it is.
+func (a *Applier) changeRecord(ref storage.RowRef, prior, rec *storage.RowRecord) {
+	if prior != nil && sameRecord(prior, rec) {
+		return
+	}
+	a.setRecord(ref, rec)
+}
+
+func sameRecord(a, b *storage.RowRecord) bool {
+	return a.Copies == b.Copies && slices.Equal(a.Memberships, b.Memberships) && slices.Equal(a.Lookups, b.Lookups) &&
+		slices.EqualFunc(a.Kept, b.Kept, func(x, y storage.Kept) bool {
+			return x.Column == y.Column && x.Datum.Encoding == y.Datum.Encoding && string(x.Datum.Bytes) == string(y.Datum.Bytes)
+		})
+}
