@@ -213,10 +213,7 @@ DELETE FROM ps_sync_state`); err != nil {
 	c.Syncing(true)
 	defer c.Syncing(false)
 	for _, r := range schema.RawTables {
-		if r.Clear == "" {
-			continue
-		}
-		if err := c.Exec(r.Clear); err != nil {
+		if err := r.clear(c); err != nil {
 			return fmt.Errorf("raw table %s: %w", r.Name, err)
 		}
 	}

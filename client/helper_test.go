@@ -68,28 +68,52 @@ func official(t testing.TB, s Schema) string {
 		}
 		tables = append(tables, table)
 	}
-	for _, r := range s.RawTables {
-		statement := func(s Statement) any {
-			params := []any{}
-			for _, p := range s.Params {
-				switch p.kind {
-				case paramID:
-					params = append(params, "Id")
-				case paramRest:
-					params = append(params, "Rest")
-				case paramColumn:
-					params = append(params, map[string]any{"Column": p.column})
-				}
-			}
-			return map[string]any{"sql": s.SQL, "params": params}
-		}
-		raws = append(raws, map[string]any{"name": r.Name, "put": statement(r.Put), "delete": statement(r.Delete), "clear": r.Clear})
+	for i := range s.RawTables {
+		raws = append(raws, officialRaw(&s.RawTables[i]))
 	}
 	text, err := json.Marshal(map[string]any{"tables": tables, "raw_tables": raws})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+func officialRaw(r *RawTable) map[string]any {
+	raw := map[string]any{"name": r.Name, "insert_only": r.InsertOnly, "ignore_empty_update": r.IgnoreEmptyUpdates}
+	for key, s := range map[string]Statement{"put": r.Put, "delete": r.Delete} {
+		if s.SQL == "" {
+			continue
+		}
+		params := []any{}
+		for _, p := range s.Params {
+			switch p.kind {
+			case paramID:
+				params = append(params, "Id")
+			case paramRest:
+				params = append(params, "Rest")
+			case paramColumn:
+				params = append(params, map[string]any{"Column": p.column})
+			}
+		}
+		raw[key] = map[string]any{"sql": s.SQL, "params": params}
+	}
+	if r.Clear != "" {
+		raw["clear"] = r.Clear
+	}
+	if r.Table != "" {
+		raw["table_name"] = r.Table
+	}
+	if r.Columns != nil {
+		raw["synced_columns"] = r.Columns
+	}
+	if p := r.Previous; p != nil {
+		raw["include_old"] = true
+		if p.Columns != nil {
+			raw["include_old"] = p.Columns
+		}
+		raw["include_old_only_when_changed"] = p.OnlyWhenChanged
+	}
+	return raw
 }
 
 // replaceSchema gives the official extension a schema.

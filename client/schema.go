@@ -85,15 +85,26 @@ type IndexColumn struct {
 }
 
 // RawTable syncs rows into a table that the app itself creates, with whatever
-// constraints it likes. Without triggers of the app's own, its writes to such a
-// table are not uploaded.
+// constraints it likes. [DB.CaptureWrites] has what the app writes there uploaded.
 type RawTable struct {
-	// Name is the table's name to the service.
+	// Name is the table's name to the service and in upload entries.
 	Name string
-	// Put stores a row, Delete removes one.
+	// Table is the app's table. It has a text column id that is unique. It may be left out
+	// where Put and Delete are given and nothing is captured.
+	Table string
+	// Columns names the columns that are synced, besides id; nil is all of the table.
+	Columns []string
+	// Put stores a row, Delete removes one. Without SQL they are made from the table's
+	// columns as they are at the time: Put inserts a row or updates the one of the same id.
 	Put, Delete Statement
-	// Clear empties the table, for [DB.DisconnectAndClear].
+	// Clear empties the table, for [DB.DisconnectAndClear]. Without it all rows of Table go.
 	Clear string
+
+	// InsertOnly, Previous and IgnoreEmptyUpdates are for captured writes as those of
+	// [Table]; updates and deletes of an InsertOnly table fail.
+	InsertOnly         bool
+	Previous           *Previous
+	IgnoreEmptyUpdates bool
 }
 
 // Statement is SQL with the sources of its parameters, in order.
@@ -167,8 +178,15 @@ func (s *Schema) validate() error {
 			mistake("two tables are named %q", r.Name)
 		}
 		names[r.Name] = true
-		if r.Put.SQL == "" || r.Delete.SQL == "" {
-			mistake("raw table %q: both Put and Delete need SQL", r.Name)
+		if r.Table == "" && (r.Put.SQL == "" || r.Delete.SQL == "") {
+			mistake("raw table %q: both Put and Delete need SQL, or Table a name", r.Name)
+		}
+		if r.Previous != nil && r.Columns != nil {
+			for _, c := range r.Previous.Columns {
+				if !slices.Contains(r.Columns, c) {
+					mistake("raw table %q: Previous: column %q is not among Columns", r.Name, c)
+				}
+			}
 		}
 		for _, p := range slices.Concat(r.Put.Params, r.Delete.Params) {
 			if p.kind == 0 {
@@ -241,7 +259,9 @@ func (s *Schema) raw() []engine.RawTable {
 	}
 	tables := make([]engine.RawTable, len(s.RawTables))
 	for i, r := range s.RawTables {
-		tables[i] = engine.RawTable{Name: r.Name, Put: statement(r.Put), Delete: statement(r.Delete)}
+		tables[i] = engine.RawTable{
+			Name: r.Name, Table: r.Table, Columns: r.Columns, Put: statement(r.Put), Delete: statement(r.Delete),
+		}
 	}
 	return tables
 }

@@ -206,14 +206,19 @@ func (t *Table) insertBody() string {
 	return body
 }
 
-func (t *Table) insertOnlyBody() string {
-	return fmt.Sprintf("%sINSERT INTO powersync_crud_(data) VALUES(json_object('op', 'PUT', 'type', %s, 'id', NEW.id, 'data', json(powersync_diff('{}', %s))));",
-		checkID, quoteText(t.Name), t.object("NEW", nil))
+func (t *Table) insertOnlyBody() string { return checkID + t.queueInsert() }
+
+// queueInsert returns the statement that queues an entry without shutting the gate.
+func (t *Table) queueInsert() string {
+	return fmt.Sprintf("INSERT INTO powersync_crud_(data) VALUES(json_object('op', 'PUT', 'type', %s, 'id', NEW.id, 'data', json(powersync_diff('{}', %s))));",
+		quoteText(t.Name), t.object("NEW", nil))
 }
+
+const checkSameID = "SELECT CASE WHEN (OLD.id != NEW.id) THEN RAISE (FAIL, 'Cannot update id') END;\n"
 
 func (t *Table) updateBody() string {
 	row := t.object("NEW", nil)
-	body := "\nSELECT CASE WHEN (OLD.id != NEW.id) THEN RAISE (FAIL, 'Cannot update id') END;\n" +
+	body := "\n" + checkSameID +
 		fmt.Sprintf("UPDATE %s SET data = %s WHERE id = NEW.id;\n", quoteID(t.store()), row)
 	if !t.LocalOnly {
 		body += t.queue("PATCH", "NEW.id", fmt.Sprintf("json(powersync_diff(%s, %s))", t.object("OLD", nil), row), t.metadata())

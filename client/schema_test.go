@@ -145,7 +145,7 @@ func TestSchemaMistakes(t *testing.T) {
 	for _, want := range []string{
 		"table 1 has no name", "both LocalOnly and InsertOnly", "column id is always there", "a column has no name", `two columns are named "a"`,
 		`has type "blob"`, `two tables are named "t"`, `index "i" has no columns`, "index names must be distinct", `index "i": there is no column "z"`,
-		`two views are named "t"`, `Previous: there is no column "z"`, "2000 columns", "raw table 1 has no name", "both Put and Delete need SQL",
+		`two views are named "t"`, `Previous: there is no column "z"`, "2000 columns", "raw table 1 has no name", "both Put and Delete need SQL, or Table a name",
 		"the zero Param", "Delete can only use ID",
 	} {
 		if !strings.Contains(err.Error(), want) {

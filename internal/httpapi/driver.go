@@ -94,12 +94,12 @@ func (h *Handler) open(c driverConfig) (*driver, error) {
 
 // start evaluates the request and gathers the first line, without sending it: what
 // is wrong with a request shows here.
-func (d *driver) start() error {
+func (d *driver) start(ctx context.Context) error {
 	d.watcher = d.handler.Hub.Watch(d.user)
 	if d.remaining() == 0 {
 		return nil
 	}
-	snap, err := d.update()
+	snap, err := d.update(ctx)
 	if err != nil {
 		return err
 	}
@@ -248,9 +248,24 @@ func (d *driver) sendExpiry(seconds int) error {
 
 // update takes the newest checkpoint and gathers the line that announces it, if it
 // concerns the client. The snapshot is the caller's to close.
-func (d *driver) update() (snap Snapshot, err error) {
+//
+// Many sessions have everything to evaluate at the same moment, when they come back
+// after a restart or when a deploy is replaced. They take turns, so that those with a
+// small change do not wait behind them all.
+func (d *driver) update(ctx context.Context) (snap Snapshot, err error) {
 	h := d.handler
 	latest, dirty := d.watcher.Take()
+	select {
+	case <-d.replaced:
+		dirty.All = true
+	default:
+	}
+	if !d.watched || dirty.All {
+		if err := h.turns.take(ctx, d.claims.Subject); err != nil {
+			return nil, err
+		}
+		defer h.turns.give()
+	}
 	for {
 		if snap, err = h.Store.Snapshot(); err != nil {
 			return nil, fmt.Errorf("open snapshot: %w", err)
@@ -329,13 +344,14 @@ func (d *driver) outdated() bool {
 // stopped because a newer one may differ, or because the stream may have to end,
 // and false also if the sink holds lines.
 func (d *driver) advance(ctx context.Context) (again bool, err error) {
-	snap, err := d.update()
+	behind := d.session.Sending() // since it began, or since a newer checkpoint interrupted
+	snap, err := d.update(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer snap.Close()
 	for sent := 0; d.session.Sending(); {
-		p, err := d.chunk(ctx, snap, sent > 0)
+		p, err := d.chunk(ctx, snap, (behind || sent > 0) && d.session.Reads())
 		if err != nil {
 			return false, err
 		}
@@ -355,16 +371,15 @@ func (d *driver) advance(ctx context.Context) (again bool, err error) {
 	return false, d.flush()
 }
 
-// chunk appends the next lines to the buffer. All but the first of a checkpoint
-// wait for their turn: so large downloads delay each other, and not a small change.
+// chunk appends the next lines to the buffer. All but the first for a client that
+// was up to date wait for their turn: so downloads delay each other, and not a small
+// change.
 func (d *driver) chunk(ctx context.Context, v session.View, wait bool) (p session.Progress, err error) {
 	if wait {
-		select {
-		case d.handler.fetches <- struct{}{}:
-			defer func() { <-d.handler.fetches }()
-		case <-ctx.Done():
-			return p, errClosed
+		if err := d.handler.turns.take(ctx, d.claims.Subject); err != nil {
+			return p, err
 		}
+		defer d.handler.turns.give()
 	}
 	buf := d.buffer()
 	*buf, p, err = d.session.Chunk(*buf, v)

@@ -94,8 +94,8 @@ type Config struct {
 	// Connections bounds the open streams. When most are taken, one user's share is
 	// bounded too.
 	Connections int
-	// Fetches bounds the sessions that read operations at once, apart from the first
-	// chunk of each checkpoint; 0 means as many as there are processors.
+	// Fetches bounds the sessions that do at once what costs: begin, or send more than
+	// the first chunk of a checkpoint. 0 means as many as there are processors.
 	Fetches int
 	// Draining is closed when the process is to stop: streams end, requests get 503.
 	Draining <-chan struct{}
@@ -115,7 +115,7 @@ type Handler struct {
 	places      *places
 	checkpoints *lane
 	catchUps    *lane
-	fetches     chan struct{} // one token for each session that reads
+	turns       *turns
 	chunks      *chunkCache
 	taken       *roster
 	buffers     sync.Pool // *[]byte
@@ -132,7 +132,7 @@ func New(c Config) *Handler {
 		places:      newPlaces(c.Connections),
 		checkpoints: newLane(checkpointsRunning, checkpointsQueued),
 		catchUps:    newLane(catchUpsRunning, 0),
-		fetches:     make(chan struct{}, c.Fetches),
+		turns:       newTurns(c.Fetches),
 		chunks:      newChunkCache(chunkCacheBytes),
 		taken:       newRoster(),
 		buffers:     sync.Pool{New: func() any { return new([]byte) }},

@@ -218,7 +218,7 @@ func (s *socket) request(ctx context.Context, e *rsocket.Event) error {
 	s.mu.Unlock()
 	s.running.Go(func() {
 		defer cancel()
-		if err := d.start(); err != nil {
+		if err := d.start(ctx); err != nil {
 			d.stop()
 			s.end(sink)
 			_ = s.refuse(sink, err)

@@ -46,7 +46,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request) {
 	}
 	d, err := h.open(driverConfig{request: req, claims: claims, codec: codec, sink: out, keepalive: true, userAgent: userAgent(r)})
 	if err == nil {
-		if err = d.start(); err != nil {
+		if err = d.start(r.Context()); err != nil {
 			d.stop()
 		}
 	}

@@ -259,47 +259,106 @@ func TestNeverReading(t *testing.T) {
 	})
 }
 
-// Large downloads wait for each other. A small change does not wait for them.
+// Large downloads wait for each other, user by user, and so do clients that begin. A
+// small change for a client that is up to date waits for neither.
 func TestFairness(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t, func(c *httpapi.Config) { c.Fetches = 2; c.Connections = 20 })
 		proceed := make(chan struct{})
 		var reading, most atomic.Int32
 		s.store.reading = func(key storage.BucketKey, after bucket.OpID) {
-			if key.Params == `["bob"]` || after == 0 {
+			if !strings.Contains(key.Params, "large") || after == 0 {
 				return
 			}
-			if n := reading.Add(1); n > most.Load() {
-				most.Store(n)
-			}
+			n := reading.Add(1)
+			most.Store(max(most.Load(), n)) // two at once differ by nothing that matters
 			<-proceed
 			reading.Add(-1)
 		}
 		client, _, stop := s.serve()
 		defer stop()
-		small := stream(t, client, token(claims{"sub": "bob"}), `{}`)
-		defer small.resp.Body.Close()
-		small.want(`{"checkpoint":`, `{"checkpoint_complete":`)
-		var large []*lines
-		for i := range 5 {
-			user := fmt.Sprint("large", i)
-			s.commit(user, 3000, "")
+		open := func(user string) *lines {
 			l := stream(t, client, token(claims{"sub": user}), `{}`)
-			defer l.resp.Body.Close()
+			t.Cleanup(func() { l.resp.Body.Close() })
+			l.want(`{"checkpoint":`, `{"checkpoint_complete":`)
+			return l
+		}
+		small := open("bob")
+		for i := range 5 {
+			l := open(fmt.Sprint("large", i))
 			go func() { _, _ = io.Copy(io.Discard, l.resp.Body) }()
-			large = append(large, l)
+		}
+		for i := range 5 {
+			s.commit(fmt.Sprint("large", i), 3000, "")
 		}
 		synctest.Wait()
 		if n := reading.Load(); n != 2 {
 			t.Errorf("%d large downloads read at once, want 2", n)
 		}
+		begun := make(chan struct{})
+		go func() {
+			open("late")
+			close(begun)
+		}()
+		synctest.Wait()
+		select {
+		case <-begun:
+			t.Error("a client began while both turns were taken")
+		default:
+		}
 		s.commit("bob", 1, "")
 		small.want(`{"checkpoint_diff":`, `{"data":`, `{"checkpoint_complete":`)
+		for range 5 { // two turns end, the three downloads that came before have one each, then it is the late client's
+			proceed <- struct{}{}
+			synctest.Wait()
+		}
+		select {
+		case <-begun:
+		default:
+			t.Error("a client waits for downloads to end")
+		}
 		close(proceed)
 		s.idle()
-		if most.Load() != 2 || len(large) != 5 {
+		if most.Load() != 2 {
 			t.Errorf("%d large downloads read at once, want 2", most.Load())
 		}
+	})
+}
+
+// A download that newer checkpoints interrupt goes on waiting for its turns.
+func TestInterruptedDownloadsWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t, func(c *httpapi.Config) { c.Fetches = 1; c.Connections = 20 })
+		proceed := make(chan struct{})
+		var reading atomic.Int32
+		s.store.reading = func(key storage.BucketKey, after bucket.OpID) {
+			if after > 0 {
+				reading.Add(1)
+				<-proceed
+				reading.Add(-1)
+			}
+		}
+		client, _, stop := s.serve()
+		defer stop()
+		for _, user := range []string{"ann", "bob"} {
+			l := stream(t, client, token(claims{"sub": user}), `{}`)
+			defer l.resp.Body.Close()
+			go func() { _, _ = io.Copy(io.Discard, l.resp.Body) }()
+		}
+		synctest.Wait()
+		s.commit("ann", 6000, "")
+		s.commit("bob", 6000, "")
+		for range 4 {
+			synctest.Wait()
+			if n := reading.Load(); n != 1 {
+				t.Fatalf("%d interrupted downloads read at once, want 1", n)
+			}
+			s.commit("ann", 1, "")
+			s.commit("bob", 1, "")
+			proceed <- struct{}{}
+		}
+		close(proceed)
+		s.idle()
 	})
 }
 

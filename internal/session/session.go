@@ -429,5 +429,11 @@ func (s *Session) data(dst []byte, v View, e *entry) (out []byte, ops int, more 
 // Sending reports whether a checkpoint is announced and not completed.
 func (s *Session) Sending() bool { return s.sending }
 
+// Reads reports whether the next Chunk has operations to read. One that has not costs
+// next to nothing.
+func (s *Session) Reads() bool {
+	return slices.ContainsFunc(s.pending[s.cursor:], func(i int) bool { return s.entries[i].after < s.entries[i].state.Last })
+}
+
 // WriteCheckpoint returns the write checkpoint last announced.
 func (s *Session) WriteCheckpoint() uint64 { return s.write }

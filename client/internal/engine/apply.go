@@ -220,8 +220,7 @@ type table struct {
 func (e *Engine) tables() (map[string]table, error) {
 	tables := make(map[string]table)
 	for i := range e.opts.RawTables {
-		r := &e.opts.RawTables[i]
-		tables[r.Name] = table{put: r.put, remove: r.remove}
+		tables[e.opts.RawTables[i].Name] = e.raw(&e.opts.RawTables[i])
 	}
 	const prefix = "ps_data__"
 	err := e.store.Query(`SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'ps_data__*'`, func(r Row) error {
@@ -230,7 +229,7 @@ func (e *Engine) tables() (map[string]table, error) {
 		if !ok {
 			return nil
 		}
-		quoted := `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
+		quoted := quote(name)
 		replace := `REPLACE INTO ` + quoted + `(id, data) VALUES (?, ?)`
 		remove := `DELETE FROM ` + quoted + ` WHERE id = ?`
 		tables[visible] = table{
@@ -243,6 +242,25 @@ func (e *Engine) tables() (map[string]table, error) {
 		return nil
 	})
 	return tables, err
+}
+
+// raw writes to a table of the app's own, whose columns are looked at once there is a row.
+func (e *Engine) raw(r *RawTable) table {
+	var whole *RawTable
+	with := func(do func(*RawTable) error) (err error) {
+		if whole == nil {
+			if whole, err = r.inferred(e.store); err != nil {
+				return err
+			}
+		}
+		return do(whole)
+	}
+	return table{
+		put: func(s Store, id, data []byte) error {
+			return with(func(r *RawTable) error { return r.put(s, id, data) })
+		},
+		remove: func(s Store, id []byte) error { return with(func(r *RawTable) error { return r.remove(s, id) }) },
+	}
 }
 
 // untyped keeps the rows of a table that the schema does not have.

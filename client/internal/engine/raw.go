@@ -4,13 +4,82 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 )
 
 // RawTable is a table of the app's own that synced rows are written to.
 type RawTable struct {
-	Name        string // the service's
+	Name string // the service's
+	// Table and Columns tell what statements without SQL write: the columns named, or if
+	// nil all.
+	Table       string
+	Columns     []string
 	Put, Delete Statement
 }
+
+// RawColumns returns the columns of a table that are synced, in its order: those wanted,
+// or if nil all, but for id, which it must have.
+func RawColumns(s Store, table string, wanted []string) ([]string, error) {
+	var columns []string
+	hasID := false
+	err := s.Query(`SELECT name FROM pragma_table_info(?)`, func(r Row) error {
+		switch name := r.Text(0); {
+		case name == "id":
+			hasID = true
+		case wanted == nil || slices.Contains(wanted, name):
+			columns = append(columns, name)
+		}
+		return nil
+	}, table)
+	switch {
+	case err != nil:
+	case !hasID && columns == nil:
+		err = fmt.Errorf("there is no table %q: create it before rows are synced", table)
+	case !hasID:
+		err = fmt.Errorf("table %q has no column id", table)
+	}
+	return columns, err
+}
+
+// inferred returns the table with the SQL of both statements. It looks at the columns
+// each time: the app may have altered them.
+func (t *RawTable) inferred(s Store) (*RawTable, error) {
+	if t.Put.SQL != "" && t.Delete.SQL != "" {
+		return t, nil
+	}
+	columns, err := RawColumns(s, t.Table, t.Columns)
+	if err != nil {
+		return nil, fmt.Errorf("raw table %s: %w", t.Name, err)
+	}
+	whole := *t
+	if whole.Put.SQL == "" {
+		whole.Put = insertOrUpdate(t.Table, columns)
+	}
+	if whole.Delete.SQL == "" {
+		whole.Delete = Statement{"DELETE FROM " + quote(t.Table) + " WHERE id = ?", []Param{{ID: true}}}
+	}
+	return &whole, nil
+}
+
+// insertOrUpdate leaves columns that are not synced as they are.
+func insertOrUpdate(table string, columns []string) Statement {
+	names, values, params := []string{"id"}, []string{"?1"}, []Param{{ID: true}}
+	var set []string
+	for i, c := range columns {
+		n := fmt.Sprint("?", i+2)
+		names, values, set = append(names, quote(c)), append(values, n), append(set, quote(c)+" = "+n)
+		params = append(params, Param{Column: c})
+	}
+	then := "NOTHING"
+	if len(set) > 0 {
+		then = "UPDATE SET " + strings.Join(set, ", ")
+	}
+	return Statement{fmt.Sprintf("INSERT INTO %s(%s) VALUES (%s) ON CONFLICT (id) DO %s",
+		quote(table), strings.Join(names, ", "), strings.Join(values, ", "), then), params}
+}
+
+func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
 // Statement is SQL with the sources of its parameters.
 type Statement struct {
