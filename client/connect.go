@@ -23,7 +23,8 @@ type Connector interface {
 	FetchCredentials(ctx context.Context) (Credentials, error)
 	// UploadData sends what the upload queue holds ([DB.NextTransaction] and its
 	// like) to the backend and completes it. It is called until the queue is empty;
-	// after an error again, when the retry delay has passed.
+	// after an error again, when the retry delay has passed, or longer if the error has
+	// a method RetryAfter() time.Duration that says so.
 	UploadData(ctx context.Context, db *DB) error
 }
 

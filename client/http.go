@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -38,16 +39,37 @@ type refusal struct {
 	after time.Duration
 }
 
-// waitFor returns the wait that the service asked for with an error, 0 for none.
+// waitFor returns the wait that an error asks for, of ours or of a connector, 0 for none.
 func waitFor(err error) time.Duration {
-	if r := (*refusal)(nil); errors.As(err, &r) {
-		return r.after
+	var r interface{ RetryAfter() time.Duration }
+	if errors.As(err, &r) {
+		return min(r.RetryAfter(), maxRetryAfter)
 	}
 	return 0
 }
 
 func (r *refusal) Error() string { return r.err.Error() }
 func (r *refusal) Unwrap() error { return r.err }
+
+// RetryAfter returns the wait that the answer asks for.
+func (r *refusal) RetryAfter() time.Duration { return r.after }
+
+// refused reads an answer that is no success, of the service or of a backend.
+func refused(resp *http.Response) *refusal {
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // what there is of it
+	r := &refusal{err: protocol.DecodeError(resp.StatusCode, text)}
+	var kit struct{ Error struct{ Message string } } // the backend kit's form
+	if json.Unmarshal(text, &kit) == nil && r.err.Description == "" {
+		r.err.Description = kit.Error.Message
+	}
+	after := resp.Header.Get("Retry-After")
+	if s, err := strconv.Atoi(after); err == nil {
+		r.after = time.Duration(min(s, int(maxRetryAfter/time.Second))) * time.Second
+	} else if at, err := http.ParseTime(after); err == nil {
+		r.after = min(time.Until(at), maxRetryAfter)
+	}
+	return r
+}
 
 // send makes a request with credentials. An answer other than 200 is a *refusal.
 func (c *connection) send(ctx context.Context, creds Credentials, method, path string, body []byte, header http.Header) (*http.Response, error) {
@@ -82,15 +104,10 @@ func (c *connection) send(ctx context.Context, creds Credentials, method, path s
 		return resp, nil
 	}
 	defer resp.Body.Close()
-	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // what there is of it
-	r := &refusal{err: protocol.DecodeError(resp.StatusCode, text)}
-	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {
-		r.after = min(time.Duration(s)*time.Second, maxRetryAfter)
-	}
 	if resp.StatusCode == http.StatusUnauthorized {
 		c.dropCredentials(creds.Token)
 	}
-	return nil, r
+	return nil, refused(resp)
 }
 
 // openStream asks for a sync stream. The caller closes the body.
