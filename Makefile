@@ -1,7 +1,7 @@
 # The commands of this repository, for people and CI alike.
 
 # Packages with goroutines of their own, quick enough to run under the race detector.
-RACE = ./internal/auth/... ./internal/checkpoint/... ./internal/demo/... ./internal/httpapi/... ./internal/rsocket/... ./internal/session/...
+RACE = ./client/... ./internal/auth/... ./internal/checkpoint/... ./internal/demo/... ./internal/httpapi/... ./internal/rsocket/... ./internal/session/...
 
 .DEFAULT_GOAL = help
 .PHONY: help demo test build lint fmt clean
@@ -27,6 +27,7 @@ build:
 	go build -o bin/millrace ./cmd/millrace
 	go build -o bin/notes-backend ./examples/notes/backend
 	go build -o bin/notes-demo ./examples/notes/demo
+	go build -o bin/notes-tui ./examples/notes/tui
 
 lint:
 	@unformatted=$$(find . -name '*.go' -not -path '*/node_modules/*' -exec gofmt -l {} +); \

@@ -27,7 +27,7 @@ var (
 	terminal = filepath.Join(app, "terminal", "notes")
 )
 
-// bin holds the binaries under test: millrace, notes-backend, notes-demo.
+// bin holds the binaries under test: millrace, notes-backend, notes-demo, notes-tui.
 var bin string
 
 func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
@@ -44,7 +44,7 @@ func buildAndRun(m *testing.M) int {
 		// Postgres runs as another user when we are root.
 		err = os.Chmod(dir, 0o755)
 	}
-	for name, pkg := range map[string]string{"millrace": "../cmd/millrace", "notes-backend": "../examples/notes/backend", "notes-demo": "../examples/notes/demo"} {
+	for name, pkg := range map[string]string{"millrace": "../cmd/millrace", "notes-backend": "../examples/notes/backend", "notes-demo": "../examples/notes/demo", "notes-tui": "../examples/notes/tui"} {
 		if err != nil {
 			break
 		}

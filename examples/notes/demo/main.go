@@ -142,7 +142,8 @@ func (o *options) run(ctx context.Context, out io.Writer, once bool) (err error)
 	}
 
 	fmt.Fprintf(out, guide, stack.DatabaseURL(), stack.ServiceURL(), stack.BackendURL(),
-		filepath.Join(o.app, "terminal", "notes"), stack.BackendURL(), filepath.Join(o.dir, "ann.db"), stack.LogDir())
+		filepath.Join(o.app, "terminal", "notes"), stack.BackendURL(), filepath.Join(o.dir, "ann.db"),
+		filepath.Join(o.bin, "notes-tui"), stack.BackendURL(), filepath.Join(o.dir, "ann-go.db"), stack.LogDir())
 	select {
 	case <-ctx.Done():
 		fmt.Fprintln(out, "\nStopping")
@@ -164,6 +165,7 @@ Everything is running. Have a look, in other terminals:
   service    %s   (probe: /probes/readiness)
   backend    %s   (a token: /api/auth/token?user=ann)
   client     %s --user ann --backend %s --database %s
+  in Go      %s -user ann -backend %s -database %s
   logs       %s
 
 Press Ctrl-C to stop it all.
