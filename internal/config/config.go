@@ -84,6 +84,8 @@ type Connection struct {
 	// Heartbeat is the interval of the messages that let the slot advance while the
 	// database is quiet.
 	Heartbeat time.Duration
+	// DebugAPI lets whoever has an admin token run SQL on the database.
+	DebugAPI bool
 }
 
 // IPRanges are addresses that may not be connected to.

@@ -66,9 +66,7 @@ func (r *reader) sourceConnection(n node) Connection {
 	r.inert(m.at["snapshot_socket_timeout"])
 	r.inert(m.at["max_pool_size"])
 	c.Heartbeat = r.seconds(m.at["heartbeat_interval_seconds"], 60, 5, 60)
-	if d := m.at["debug_api"]; r.truth(d, false) {
-		r.warnf(d, "running SQL through the admin API arrives in a later release")
-	}
+	c.DebugAPI = r.truth(m.at["debug_api"], false)
 	return c
 }
 

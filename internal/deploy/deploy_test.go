@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/millrace-sync/millrace/internal/storage"
@@ -95,5 +96,35 @@ func TestBucketNamesAreStable(t *testing.T) {
 	}
 	if other := New(plan, serving(t, notes), "zzzz").BucketName(0, `["ann"]`); other == before {
 		t.Error("two stores give a bucket the same name")
+	}
+}
+
+func TestCompared(t *testing.T) {
+	compile := func(text string) *streams.Plan { return compile(t, text) }
+	const (
+		notes  = "  notes: {query: SELECT * FROM notes WHERE owner = auth.user_id()}\n"
+		shared = "  shared: {query: 'SELECT n.* FROM notes n JOIN members m ON m.list = n.list WHERE m.person = auth.user_id()'}\n"
+		teams  = "  shared: {query: 'SELECT n.* FROM notes n JOIN teams m ON m.list = n.list WHERE m.person = auth.user_id()'}\n"
+		tags   = "  tags: {query: SELECT * FROM tags}\n"
+	)
+	for _, c := range []struct {
+		name          string
+		current, next *streams.Plan
+		want          string
+	}{
+		{"first", nil, compile(notes), "keep 0 new 1 drop 0 reads [public.notes] [{notes added}]"},
+		{"same", compile(notes + tags), compile(tags + notes), "keep 2 new 0 drop 0 reads [] [{tags unchanged} {notes unchanged}]"},
+		{"added", compile(notes), compile(notes + tags), "keep 1 new 1 drop 0 reads [public.tags] [{notes unchanged} {tags added}]"},
+		{"removed", compile(notes + tags), compile(notes), "keep 1 new 0 drop 1 reads [] [{notes unchanged} {tags removed}]"},
+		{"changed", compile(notes + tags), compile("  notes: {query: SELECT id FROM notes}\n" + tags),
+			"keep 1 new 1 drop 1 reads [public.notes] [{notes resent} {tags unchanged}]"},
+		{"renamed", compile(notes), compile("  mine: {query: SELECT * FROM notes WHERE owner = auth.user_id()}\n"),
+			"keep 1 new 0 drop 0 reads [] [{mine added} {notes removed}]"},
+		{"another way to the same buckets", compile(shared), compile(teams), "keep 1 new 1 drop 1 reads [public.teams] [{shared unchanged}]"},
+	} {
+		got := Compared(c.current, c.next)
+		if text := fmt.Sprintf("keep %d new %d drop %d reads %v %v", got.Keep, len(got.New), len(got.Drop), got.Reads, got.Streams); text != c.want {
+			t.Errorf("%s: got  %s\nwant %s", c.name, text, c.want)
+		}
 	}
 }

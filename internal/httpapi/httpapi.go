@@ -100,6 +100,10 @@ type Config struct {
 	// Draining is closed when the process is to stop: streams end, requests get 503.
 	Draining <-chan struct{}
 	Log      *slog.Logger
+	// Admin answers the admin API, to those who have one of AdminTokens; nil if this
+	// process has none.
+	Admin       Admin
+	AdminTokens []string
 }
 
 // Bounds of requests other than streams: so many are served at once, so many wait.
@@ -107,6 +111,8 @@ const (
 	checkpointsRunning = 1024
 	checkpointsQueued  = 4096
 	catchUpsRunning    = 1024 // each waits for up to catchUpTimeout
+	adminsRunning      = 10
+	adminsQueued       = 20
 )
 
 // Handler serves all routes. Shutdown must follow its last request.
@@ -116,6 +122,7 @@ type Handler struct {
 	checkpoints *lane
 	catchUps    *lane
 	turns       *turns
+	admins      *lane
 	chunks      *chunkCache
 	taken       *roster
 	buffers     sync.Pool // *[]byte
@@ -133,6 +140,7 @@ func New(c Config) *Handler {
 		checkpoints: newLane(checkpointsRunning, checkpointsQueued),
 		catchUps:    newLane(catchUpsRunning, 0),
 		turns:       newTurns(c.Fetches),
+		admins:      newLane(adminsRunning, adminsQueued),
 		chunks:      newChunkCache(chunkCacheBytes),
 		taken:       newRoster(),
 		buffers:     sync.Pool{New: func() any { return new([]byte) }},
@@ -179,6 +187,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "POST /sync/checkpoint-request":
 		h.checkpoints.do(h, w, r, h.checkpointRequest)
 	default:
+		if serve := h.adminRoute(route); serve != nil {
+			h.admins.do(h, w, r, serve)
+			return
+		}
 		e := protocol.Errorf(protocol.RouteNotFound, "The path does not exist on this server")
 		e.Details = fmt.Sprintf("The path %s was not found for method %s", r.URL.Path, r.Method)
 		h.fail(w, r, e)

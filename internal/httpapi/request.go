@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,31 +23,42 @@ const (
 // body reads a request's JSON body within its limits. Plain text is accepted and
 // ignored.
 func body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	mediaType, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
+	_, b, err := bodyOf(w, r)
+	return b, err
+}
+
+// bodyOf is body for a route that also takes bodies of other media types. It returns
+// the body's, which is empty if the client did not say.
+func bodyOf(w http.ResponseWriter, r *http.Request, others ...string) (mediaType string, b []byte, err error) {
+	mediaType, _, _ = strings.Cut(r.Header.Get("Content-Type"), ";")
 	mediaType = strings.ToLower(strings.TrimSpace(mediaType))
+	other := slices.Contains(others, mediaType)
 	switch mediaType {
 	case "application/json", "text/plain", "":
 	default:
+		if other {
+			break
+		}
 		w.Header().Set("Connection", "close")
-		return nil, protocol.Errorf(protocol.BodyTypeUnsupported, "Unsupported Media Type: %.100s; send application/json", mediaType)
+		return mediaType, nil, protocol.Errorf(protocol.BodyTypeUnsupported, "Unsupported Media Type: %.100s; send application/json", mediaType)
 	}
 	rc := http.NewResponseController(w)
 	// Errors mean that the server cannot set deadlines, as in tests.
 	_ = rc.SetReadDeadline(time.Now().Add(readTimeout))
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	b, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		// The deadline stays, or the server would wait for the rest of the body.
 		w.Header().Set("Connection", "close")
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return nil, protocol.Errorf(protocol.BodyTooLarge, "Request body is too large: the limit is %d bytes", maxBody)
+			return mediaType, nil, protocol.Errorf(protocol.BodyTooLarge, "Request body is too large: the limit is %d bytes", maxBody)
 		}
-		return nil, protocol.Errorf(protocol.BodyNotJSON, "Request body could not be read: %v", err)
+		return mediaType, nil, protocol.Errorf(protocol.BodyNotJSON, "Request body could not be read: %v", err)
 	}
 	_ = rc.SetReadDeadline(time.Time{})
-	if mediaType == "text/plain" {
-		return []byte("{}"), nil
+	if mediaType == "text/plain" && !other {
+		return mediaType, []byte("{}"), nil
 	}
-	return b, nil
+	return mediaType, b, nil
 }
 
 // userAgent names the client for logs.

@@ -39,6 +39,8 @@ type instance struct {
 	log  *logBuffer
 	stop func()
 
+	debugAPI bool
+
 	mu      sync.Mutex
 	config  *config.Config // as the file has it now
 	hangups chan os.Signal
@@ -76,14 +78,14 @@ func newInstance(t *testing.T, dsn string) *instance {
 	return in
 }
 
-const adminToken = "an admin's token"
+const adminToken = "admin-token"
 
 // write writes the configuration, with a sync config or, if it is empty, without.
 func (in *instance) write(syncConfig string) {
 	in.t.Helper()
 	secret, _ := in.key.Private.Key.([]byte)
 	doc := map[string]any{
-		"replication": map[string]any{"connections": []any{map[string]any{"type": "postgresql", "uri": in.dsn, "sslmode": "disable"}}},
+		"replication": map[string]any{"connections": []any{map[string]any{"type": "postgresql", "uri": in.dsn, "sslmode": "disable", "debug_api": in.debugAPI}}},
 		"storage":     map[string]any{"type": "pebble", "path": in.dir},
 		"port":        0,
 		"client_auth": map[string]any{

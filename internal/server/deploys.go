@@ -19,6 +19,7 @@ import (
 type deploys struct {
 	mu       sync.Mutex
 	current  *deploy.Deploy
+	text     string        // current's sync config
 	replaced chan struct{} // closed when current changes
 }
 
@@ -31,10 +32,21 @@ func (d *deploys) Current() (*deploy.Deploy, <-chan struct{}) {
 	return d.current, d.replaced
 }
 
-func (d *deploys) set(next *deploy.Deploy) {
+// served returns the plan of the current deploy and its sync config; nil if there is
+// none yet.
+func (d *deploys) served() (*streams.Plan, string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.current = next
+	if d.current == nil {
+		return nil, ""
+	}
+	return d.current.Plan, d.text
+}
+
+func (d *deploys) set(next *deploy.Deploy, text string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.current, d.text = next, text
 	close(d.replaced)
 	d.replaced = make(chan struct{})
 }
@@ -47,6 +59,7 @@ type state struct {
 	stored   []storage.Definition // as committed
 	nextSeq  uint64
 	current  *deploy.Deploy
+	text     string // current's sync config
 	next     *deploy.Deploy
 	record   storage.Deploy // of next
 	new      []storage.Definition
@@ -70,12 +83,12 @@ func prepare(rec storage.Recovered, plan *streams.Plan, text string) *state {
 	diff := deploy.Compare(rec.Definitions, plan, rec.NextDefinition)
 	next := deploy.New(plan, diff.Definitions, rec.Epoch)
 	if serving != nil && len(diff.New) == 0 && len(diff.Drop) == 0 {
-		s.current = next
+		s.current, s.text = next, text
 		if serving.SyncConfig == text {
 			return s
 		}
 	} else if serving != nil {
-		s.current = restore(rec, serving)
+		s.current, s.text = restore(rec, serving), serving.SyncConfig
 	}
 	s.next, s.drop, s.switched = next, diff.Drop, true
 	for _, i := range diff.New {

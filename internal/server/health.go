@@ -97,3 +97,11 @@ func (h *health) Status() httpapi.Status {
 	}
 	return s
 }
+
+// heard returns when the source was last heard from; zero if it was not since the
+// start.
+func (h *health) heard() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.moved
+}

@@ -54,6 +54,7 @@ type replicator struct {
 	hub      *checkpoint.Hub
 	deploys  *deploys
 	health   *health
+	activity *activity
 	log      *slog.Logger
 	// heartbeat is the interval of the marks that let the slot advance while nothing
 	// that concerns us happens on the source.
@@ -248,6 +249,7 @@ type follower struct {
 	watch    *catalogWatch
 	gone     []source.TableID // to be forgotten before anything is applied
 	blocked  []string         // what keeps the next deploy from becoming current
+	names    map[source.TableID]string
 	changes  changeSet
 	lsn      source.LSN // everything up to here has been applied
 	saved    source.LSN // of the last commit
@@ -267,7 +269,7 @@ func (r *replicator) newFollower(ctx context.Context, c *conns, wanted *target, 
 	f.applier = replicate.NewApplier(r.store, refetch, eval, recovered.NextOp, replicate.DefaultLimits)
 	if s.current != nil {
 		if current, _ := r.deploys.Current(); current == nil {
-			r.deploys.set(s.current)
+			r.deploys.set(s.current, s.text)
 			r.health.setServing()
 		}
 	}
@@ -533,6 +535,7 @@ func (f *follower) commit(ctx context.Context, b *storage.Batch) error {
 	at := snap.Checkpoint()
 	snap.Close()
 	f.hub.Publish(at, f.changes.take())
+	f.activity.published(at, f.applier, f.names)
 	f.stream.Confirm(f.store.DurableLSN())
 	if f.held {
 		f.reconciled(at)
@@ -560,14 +563,14 @@ func (f *follower) switchDeploy(commit replicate.CommitFunc) error {
 		return fmt.Errorf("switch deploy: %w", err)
 	}
 	drop := s.drop
-	s.current, s.next, s.switched, s.drop = s.next, nil, false, nil
+	s.current, s.text, s.next, s.switched, s.drop = s.next, s.record.SyncConfig, nil, false, nil
 	eval := replicate.NewEvaluator(f.secret, s.current, nil)
 	f.readers = newReaders(s.current)
 	f.applier.SetEvaluator(eval, s.current.Has)
 	f.backfill.setEvaluator(eval)
 	f.watch.expect(f.readers.all, f.applier.Tables())
 	// Sessions must know that their deploy was replaced before its data goes.
-	f.deploys.set(s.current)
+	f.deploys.set(s.current, s.text)
 	f.health.setServing()
 	f.deployer.current(f.wanted)
 	f.log.Info("sync config is current", "deploy", s.record.ID, "streams", len(s.current.Plan.Streams), "definitions", len(s.current.IDs), "checkpoint", f.hub.Latest())

@@ -127,8 +127,8 @@ func serve(ctx context.Context, s *service) error {
 	health := newHealth(time.Now())
 	deployer := newDeployer(s.log)
 	if wanted := s.wanted(recovered, deployer); wanted != nil {
-		if d := prepare(recovered, wanted.plan, wanted.source.Text).current; d != nil {
-			current.set(d)
+		if before := prepare(recovered, wanted.plan, wanted.source.Text); before.current != nil {
+			current.set(before.current, before.text)
 			health.setServing()
 		}
 	}
@@ -137,9 +137,15 @@ func serve(ctx context.Context, s *service) error {
 	defer marker.close()
 	checkpoints := &writeCheckpoints{store: s.store, hub: hub, mark: marker.mark, log: s.log, requests: make(chan *writeCheckpointRequest, maxWriteCheckpoints)}
 	draining := make(chan struct{})
+	activity := newActivity(recovered.Checkpoint)
+	reloader := &reloader{deployer: deployer, Reload: s.reload, log: s.log}
+	operator := &operator{
+		connection: &s.cfg.Connection, source: pg, deployer: deployer, reloader: reloader, deploys: current, health: health, activity: activity, log: s.log,
+	}
 	handler := httpapi.New(httpapi.Config{
 		Verifier: s.verifier, Store: s.store, Hub: hub, Deploys: current, WriteCheckpoints: checkpoints, Health: health,
 		Limits: limits(s.cfg), Connections: connections(s.cfg), Fetches: s.cfg.API.Limits.DataFetches, Draining: draining, Log: s.log,
+		Admin: operator, AdminTokens: adminTokens(s.cfg),
 	})
 	web := &http.Server{
 		Handler: handler, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
@@ -151,10 +157,10 @@ func serve(ctx context.Context, s *service) error {
 	g, gctx := errgroup.WithContext(work)
 	r := &replicator{
 		config: pg, deployer: deployer, store: s.store, hub: hub,
-		deploys: current, health: health, log: s.log, heartbeat: s.cfg.Connection.Heartbeat, lookEvery: s.lookEvery,
+		deploys: current, health: health, activity: activity, log: s.log, heartbeat: s.cfg.Connection.Heartbeat, lookEvery: s.lookEvery,
 	}
 	g.Go(func() error { return r.Run(gctx) })
-	g.Go(func() error { return (&reloader{deployer: deployer, Reload: s.reload, log: s.log}).Run(gctx) })
+	g.Go(func() error { return reloader.Run(gctx) })
 	g.Go(func() error { return checkpoints.Run(gctx) })
 	g.Go(func() error { return (&compactor{store: s.store, log: s.log}).Run(gctx) })
 	g.Go(func() error {

@@ -48,6 +48,15 @@ func connections(cfg *config.Config) int {
 	return int(max(64, min(n, maxStreams+reservedFiles)-reservedFiles))
 }
 
+// adminTokens returns the tokens of the admin API.
+func adminTokens(cfg *config.Config) []string {
+	out := make([]string, len(cfg.API.Tokens))
+	for i, t := range cfg.API.Tokens {
+		out[i] = string(t)
+	}
+	return out
+}
+
 // sourceConfig translates the configured connection for the postgres package.
 func sourceConfig(c *config.Connection) postgres.Config {
 	out := postgres.Config{

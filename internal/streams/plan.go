@@ -120,3 +120,22 @@ func wild(pattern, name string) bool {
 
 // String returns schema.name.
 func (p TablePattern) String() string { return p.Schema + "." + p.Name }
+
+// DefinitionsOf returns the positions in Definitions of what a stream consists of: the
+// bucket sources that its clients download, and the lookup indexes that lead to them.
+// stream is a position in Streams.
+func (p *Plan) DefinitionsOf(stream int) (buckets, lookups []int) {
+	for _, path := range p.streams[stream].paths {
+		if i := path.def.index; !slices.Contains(buckets, i) {
+			buckets = append(buckets, i)
+		}
+		for _, st := range path.steps {
+			if i := st.def.index; !slices.Contains(lookups, i) {
+				lookups = append(lookups, i)
+			}
+		}
+	}
+	slices.Sort(buckets)
+	slices.Sort(lookups)
+	return buckets, lookups
+}
