@@ -4,11 +4,13 @@
 RACE = ./client/... ./internal/auth/... ./internal/checkpoint/... ./internal/demo/... ./internal/httpapi/... ./internal/rsocket/... ./internal/session/...
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test build lint fmt clean
+.PHONY: help demo test chaos chaos-client build lint fmt clean
 
 help:
 	@echo 'make demo    run the notes app, prove the three checks, keep it running'
 	@echo 'make test    run every test, installing what it needs'
+	@echo 'make chaos [ROUNDS=200] [SEED=n] [STORAGE=pebble]  break the service under load; see docs/testing.md'
+	@echo 'make chaos-client [ROUNDS=50] [SEED=n]             break clients of both SDKs while they write'
 	@echo 'make build   build the binaries into bin/'
 	@echo 'make lint    check formatting, vet, staticcheck'
 	@echo 'make fmt     format the Go code'
@@ -22,6 +24,20 @@ test:
 	@scripts/deps postgres node race
 	go test ./...
 	go test -race $(RACE)
+
+# Rounds of faults, each of which follows from its seed; SEED=0 takes one from the clock.
+ROUNDS = 200
+SEED = 0
+STORAGE = pebble
+chaos-client: ROUNDS = 50
+
+chaos:
+	@scripts/deps postgres
+	go test ./internal/chaos -run '^TestServiceRounds$$' -v -timeout 0 -rounds $(ROUNDS) -seed $(SEED) -storage $(STORAGE)
+
+chaos-client:
+	@scripts/deps postgres node
+	go test ./internal/chaos -run '^TestClientRounds$$' -v -timeout 0 -rounds $(ROUNDS) -seed $(SEED)
 
 build:
 	go build -o bin/millrace ./cmd/millrace
