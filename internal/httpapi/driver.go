@@ -265,6 +265,9 @@ func (d *driver) update(ctx context.Context) (snap Snapshot, err error) {
 			return nil, err
 		}
 		defer h.turns.give()
+		var meanwhile checkpoint.Dirty
+		latest, meanwhile = d.watcher.Take()
+		dirty.All, dirty.Write = true, dirty.Write || meanwhile.Write
 	}
 	for {
 		if snap, err = h.Store.Snapshot(); err != nil {

@@ -19,6 +19,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"runtime"
 	"sync"
@@ -94,6 +95,9 @@ type Config struct {
 	// Connections bounds the open streams. When most are taken, one user's share is
 	// bounded too.
 	Connections int
+	// Sockets bounds the connections of all clients together, by ConnState; 0 means
+	// that nothing does.
+	Sockets int
 	// Fetches bounds the sessions that do at once what costs: begin, or send more than
 	// the first chunk of a checkpoint. 0 means as many as there are processors.
 	Fetches int
@@ -125,6 +129,8 @@ type Handler struct {
 	admins      *lane
 	chunks      *chunkCache
 	taken       *roster
+	doorman     doorman
+	refusals    muffler
 	buffers     sync.Pool // *[]byte
 	encoders    sync.Pool // *zstd.Encoder
 }
@@ -143,6 +149,7 @@ func New(c Config) *Handler {
 		admins:      newLane(adminsRunning, adminsQueued),
 		chunks:      newChunkCache(chunkCacheBytes),
 		taken:       newRoster(),
+		doorman:     doorman{in: map[net.Conn]struct{}{}},
 		buffers:     sync.Pool{New: func() any { return new([]byte) }},
 		encoders:    sync.Pool{New: func() any { return new(zstd.Encoder) }},
 	}

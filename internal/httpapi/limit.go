@@ -68,14 +68,68 @@ func (p *places) leave(user string) {
 func (h *Handler) place(user string) bool {
 	switch h.places.take(user) {
 	case allTaken:
-		h.Log.Warn("stream refused: too many connections", "limit", h.Connections, "setting", "api.parameters.max_concurrent_connections")
+		h.warn("stream refused: too many connections", "limit", h.Connections, "setting", "api.parameters.max_concurrent_connections")
 		return false
 	case userTaken:
-		h.Log.Warn("stream refused: the user has many connections and few are left", "user", user, "has", h.places.share,
+		h.warn("stream refused: the user has many connections and few are left", "user", user, "has", h.places.share,
 			"limit", h.Connections, "setting", "api.parameters.max_concurrent_connections")
 		return false
 	}
 	return true
+}
+
+// muffledFor is how long warnings of one kind are counted after one was logged.
+const muffledFor = 10 * time.Second
+
+// maxMuffled bounds the kinds.
+const maxMuffled = 16
+
+// muffler lets one warning of each kind through and then counts them for a while:
+// where thousands of clients are refused, a line for each would bury the cause.
+type muffler struct {
+	mu    sync.Mutex
+	kinds map[string]*muffled
+}
+
+type muffled struct {
+	until time.Time
+	count int
+}
+
+// pass reports whether to log now, and how many were not logged since the last time.
+func (m *muffler) pass(kind string, now time.Time) (before int, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k := m.kinds[kind]
+	switch {
+	case k == nil && len(m.kinds) >= maxMuffled:
+		return 0, true
+	case k == nil:
+		if m.kinds == nil {
+			m.kinds = map[string]*muffled{}
+		}
+		k = &muffled{}
+		m.kinds[kind] = k
+	case now.Before(k.until):
+		k.count++
+		return 0, false
+	}
+	before, k.count, k.until = k.count, 0, now.Add(muffledFor)
+	return before, true
+}
+
+// warn logs a refusal, unless one like it was logged just now.
+func (h *Handler) warn(message string, attrs ...any) {
+	if before, ok := h.refusals.pass(message, time.Now()); ok {
+		h.Log.Warn(message, append(attrs, "others_since_last", before)...)
+	}
+}
+
+// tooMany answers 429 with no body, and ends the connection: where there are too many,
+// it should not wait for another request.
+func tooMany(w http.ResponseWriter) {
+	w.Header().Set("Connection", "close")
+	w.WriteHeader(http.StatusTooManyRequests)
 }
 
 // queueTimeout is how long a request waits for its turn.
@@ -94,8 +148,8 @@ func newLane(running, queued int) *lane {
 // do serves a request when its turn has come, or answers 429 without a body.
 func (l *lane) do(h *Handler, w http.ResponseWriter, r *http.Request, serve http.HandlerFunc) {
 	refuse := func() {
-		h.Log.Warn("request refused: too many at once", "path", r.URL.Path)
-		w.WriteHeader(http.StatusTooManyRequests)
+		h.warn("request refused: too many at once", "path", r.URL.Path)
+		tooMany(w)
 	}
 	select {
 	case l.all <- struct{}{}:

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -90,6 +91,30 @@ func TestLane(t *testing.T) {
 			t.Errorf("%d places are taken, %d running", len(l.all), len(l.running))
 		}
 	})
+}
+
+// One warning of a kind is logged, the others counted until it is time for the next.
+func TestMuffler(t *testing.T) {
+	var m muffler
+	now := time.Unix(1000, 0)
+	var got []int
+	for i := range 25 {
+		if before, ok := m.pass("a", now.Add(time.Duration(i)*time.Second)); ok {
+			got = append(got, i, before)
+		}
+	}
+	if want := []int{0, 0, 10, 9, 20, 9}; !slices.Equal(got, want) {
+		t.Errorf("logged at (second, not logged before) %v, want %v", got, want)
+	}
+	if _, ok := m.pass("b", now); !ok {
+		t.Error("another kind is not logged")
+	}
+	for i := range 100 {
+		m.pass(fmt.Sprint(i), now)
+	}
+	if len(m.kinds) > maxMuffled {
+		t.Errorf("%d kinds are remembered", len(m.kinds))
+	}
 }
 
 func TestChunkCache(t *testing.T) {

@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/millrace-sync/millrace/internal/httpapi"
@@ -231,4 +233,48 @@ func TestWriteCheckpoints(t *testing.T) {
 			t.Errorf("%s %s: status %d, %s, want %s", c.method, c.path, w.Code, w.Body, c.want)
 		}
 	}
+}
+
+// Connections that do nothing are bounded too, together with streams; who comes
+// when one has gone finds its place.
+func TestSocketsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newService(t, func(c *httpapi.Config) { c.Sockets = 3 })
+		client, listener, stop := s.serve()
+		defer stop()
+		l := stream(t, client, token(nil), `{}`)
+		defer l.resp.Body.Close()
+		l.want(`{"checkpoint":`, `{"checkpoint_complete":`)
+		dial := func() net.Conn {
+			conn, err := listener.dial(t.Context(), "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { conn.Close() })
+			return conn
+		}
+		cut := func(c net.Conn) bool {
+			synctest.Wait()
+			_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
+			_, err := c.Read(make([]byte, 1))
+			return errors.Is(err, io.EOF)
+		}
+		silent := []net.Conn{dial(), dial()}
+		if cut(silent[0]) || cut(silent[1]) {
+			t.Error("a connection within the limit was closed")
+		}
+		if !cut(dial()) {
+			t.Error("a connection beyond the limit was not closed")
+		}
+		silent[0].Close()
+		synctest.Wait()
+		if cut(dial()) {
+			t.Error("a connection was closed though another had gone")
+		}
+		l.resp.Body.Close()
+		synctest.Wait()
+		if cut(dial()) {
+			t.Error("a connection was closed though a stream had ended")
+		}
+	})
 }

@@ -42,6 +42,13 @@ func (r *roster) leave() {
 	}
 }
 
+// size returns how many there are.
+func (r *roster) size() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.n
+}
+
 // Shutdown waits for streams and sockets, which http.Server.Shutdown does not.
 // Those that are left when ctx ends are cut, and its error returned.
 func (h *Handler) Shutdown(ctx context.Context) error {

@@ -36,7 +36,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !h.place(claims.Subject) {
-		w.WriteHeader(http.StatusTooManyRequests)
+		tooMany(w)
 		return
 	}
 	codec := protocol.NegotiateCodec(strings.Join(r.Header.Values("Accept"), ","), req.RawData)

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"time"
 
@@ -75,12 +76,14 @@ func run(ctx context.Context, cfg *config.Config, reload Reload, log *slog.Logge
 		return err
 	}
 	defer verifier.Close()
-	store, err := openStore(ctx, cfg, log)
+	resources := available(os.DirFS("/"))
+	store, err := openStore(ctx, cfg, resources, log)
 	if err != nil {
 		return err
 	}
 	err = serve(ctx, &service{
 		cfg: cfg, log: log, plan: plan, store: store, listener: listener, verifier: verifier, diagnostics: diagnostics, lookEvery: lookEvery, reload: reload,
+		resources: resources,
 	})
 	if cerr := store.Close(); cerr != nil && err == nil {
 		err = fmt.Errorf("close storage: %w", cerr)
@@ -95,6 +98,7 @@ type service struct {
 	plan        *streams.Plan // nil: the configuration has no sync config, or one with mistakes
 	diagnostics []streams.Diagnostic
 	store       store
+	resources   resources
 	listener    net.Listener
 	verifier    *auth.Verifier
 	lookEvery   time.Duration
@@ -137,6 +141,11 @@ func serve(ctx context.Context, s *service) error {
 	defer marker.close()
 	checkpoints := &writeCheckpoints{store: s.store, hub: hub, mark: marker.mark, log: s.log, requests: make(chan *writeCheckpointRequest, maxWriteCheckpoints)}
 	draining := make(chan struct{})
+	most, sockets := connections(s.cfg, s.resources), s.resources.sockets()
+	if most > sockets {
+		s.log.Warn("api.parameters.max_concurrent_connections is more than the limit of open files allows: raise the limit (ulimit -n)",
+			"configured", most, "allowed", sockets)
+	}
 	activity := newActivity(recovered.Checkpoint)
 	reloader := &reloader{deployer: deployer, Reload: s.reload, log: s.log}
 	operator := &operator{
@@ -144,12 +153,13 @@ func serve(ctx context.Context, s *service) error {
 	}
 	handler := httpapi.New(httpapi.Config{
 		Verifier: s.verifier, Store: s.store, Hub: hub, Deploys: current, WriteCheckpoints: checkpoints, Health: health,
-		Limits: limits(s.cfg), Connections: connections(s.cfg), Fetches: s.cfg.API.Limits.DataFetches, Draining: draining, Log: s.log,
+		Limits: limits(s.cfg), Connections: most, Sockets: sockets, Fetches: s.cfg.API.Limits.DataFetches, Draining: draining, Log: s.log,
 		Admin: operator, AdminTokens: adminTokens(s.cfg),
 	})
 	web := &http.Server{
 		Handler: handler, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		ConnState: handler.ConnState,
+		ErrorLog:  slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	// Work goes on while streams drain; it is stopped last.
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
@@ -194,7 +204,8 @@ func serve(ctx context.Context, s *service) error {
 		stopWork()
 		return nil
 	})
-	s.log.Info("serving", "address", s.listener.Addr().String(), "storage", s.cfg.Storage.Path, "checkpoint", recovered.Checkpoint)
+	s.log.Info("serving", "address", s.listener.Addr().String(), "storage", s.cfg.Storage.Path, "checkpoint", recovered.Checkpoint,
+		"max_connections", most)
 	err := g.Wait()
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		return nil

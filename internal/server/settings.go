@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"syscall"
 
 	"github.com/go-jose/go-jose/v4"
 
@@ -18,12 +17,6 @@ import (
 const (
 	defaultBuckets       = 10_000
 	defaultLookupResults = 10_000
-	// reservedFiles are the descriptors kept for storage, the source and requests
-	// that are not streams.
-	reservedFiles = 512
-	// maxStreams bounds the default where descriptors are unlimited: about 1 GB of
-	// idle streams.
-	maxStreams = 30_000
 )
 
 // limits returns the limits of one request.
@@ -34,18 +27,10 @@ func limits(cfg *config.Config) streams.Limits {
 	}
 }
 
-// connections returns how many streams may be open: as configured, else as many
-// as file descriptors allow.
-func connections(cfg *config.Config) int {
-	if n := cfg.API.Limits.Connections; n > 0 {
-		return n
-	}
-	n := uint64(1024)
-	var files syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err == nil {
-		n = files.Cur
-	}
-	return int(max(64, min(n, maxStreams+reservedFiles)-reservedFiles))
+// connections returns how many streams may be open: as configured, else as many as
+// descriptors and memory allow.
+func connections(cfg *config.Config, r resources) int {
+	return cmp.Or(cfg.API.Limits.Connections, r.streams())
 }
 
 // adminTokens returns the tokens of the admin API.

@@ -26,8 +26,8 @@ type store interface {
 }
 
 // openStore opens the store that the configuration asks for.
-func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (store, error) {
-	s, err := pebblestore.Open(ctx, pebblestore.Options{Dir: cfg.Storage.Path, Logger: log})
+func openStore(ctx context.Context, cfg *config.Config, r resources, log *slog.Logger) (store, error) {
+	s, err := pebblestore.Open(ctx, pebblestore.Options{Dir: cfg.Storage.Path, OpenFiles: r.storageFiles(), Logger: log})
 	if err != nil {
 		return nil, err
 	}

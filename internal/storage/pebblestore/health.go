@@ -137,6 +137,7 @@ func pebbleOptions(opts Options, lock *pebble.Lock, h *health) *pebble.Options {
 		FormatMajorVersion: formatMajorVersion,
 		CacheSize:          opts.CacheSize,
 		MemTableSize:       uint64(opts.MemTableSize),
+		MaxOpenFiles:       opts.OpenFiles,
 		// Room for bursts while a flush is under way.
 		MemTableStopWritesThreshold: 4,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },

@@ -57,6 +57,8 @@ type Options struct {
 	// MemTableSize is the number of bytes to collect in memory before they are
 	// sorted into a table, of which up to four exist; 0 means 16 MiB.
 	MemTableSize int64
+	// OpenFiles is about how many tables to keep open; 0 means 1000.
+	OpenFiles int
 	// Logger gets what the store has to say; nil means nobody does.
 	Logger *slog.Logger
 }
