@@ -27,6 +27,9 @@ import (
 // Rows reads what the store remembers of source rows, as of the last commit.
 type Rows interface {
 	Row(storage.RowRef) (*storage.RowRecord, bool, error)
+	// Records calls found for those rows of a table that have a record, in the order
+	// of keys, which are ascending and differ; i is the place of the row's key.
+	Records(table source.TableID, keys []source.RowKey, found func(i int, rec *storage.RowRecord)) error
 	// RowsOf calls yield for every row of the table, in key order, as they were when
 	// it was called: commits made meanwhile are not seen.
 	RowsOf(table source.TableID, yield func(source.RowKey, *storage.RowRecord) error) error
@@ -131,7 +134,7 @@ type version struct {
 
 // Pending reports whether anything waits for Flush.
 func (a *Applier) Pending() bool {
-	return len(a.order) > 0 || len(a.batch.Ops) > 0 || len(a.batch.Lookups) > 0 || len(a.batch.Definitions) > 0
+	return len(a.order) > 0 || len(a.batch.Rows) > 0 || len(a.batch.Ops) > 0 || len(a.batch.Lookups) > 0 || len(a.batch.Definitions) > 0
 }
 
 // Problems returns the problems met since the last call, and how many more were
@@ -206,7 +209,7 @@ func (a *Applier) commitIfFull(commit CommitFunc) error {
 }
 
 func (a *Applier) full() bool {
-	return len(a.batch.Ops)+len(a.order) >= a.limits.Ops || a.bytes >= a.limits.Bytes
+	return len(a.batch.Ops)+len(a.batch.Rows)+len(a.order) >= a.limits.Ops || a.bytes >= a.limits.Bytes
 }
 
 // change applies one change of a transaction.

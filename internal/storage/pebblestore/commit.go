@@ -41,6 +41,7 @@ type writer struct {
 // stateChange is a bucket's state before and after a batch.
 type stateChange struct {
 	was, is bucket.State
+	ops     int // of the batch
 }
 
 func (w *writer) init(db *pebble.DB) {
@@ -64,15 +65,27 @@ func (s *Store) Commit(ctx context.Context, b *storage.Batch) error {
 	if err := w.check(b); err != nil {
 		return fmt.Errorf("commit: %w: %w", storage.ErrBatch, err)
 	}
-	pb := s.db.NewBatchWithSize(sizeOf(b))
-	if err := w.prepare(pb, b); err != nil {
+	size := sizeOf(b)
+	ingest := size >= s.ingestSize && len(b.Drop) == 0
+	if ingest {
+		size -= sizeOfData(b)
+	}
+	pb := s.db.NewBatchWithSize(size)
+	if err := w.prepare(pb, b, ingest); err != nil {
 		_ = pb.Close()
 		return fmt.Errorf("commit: %w", err)
 	}
 	hasData := len(b.Ops)+len(b.Rows)+len(b.Lookups)+len(b.Definitions)+len(b.Drop) > 0 || b.Deploy != nil
 	whole := hasData || w.undo > 0 // there is something to publish, or to be told apart from it
 	sync := !b.NoSync || (b.Publish && whole)
-	if err := s.apply(pb, sync); err != nil {
+	var err error
+	if ingest {
+		sync = true
+		err = s.ingest(ctx, pb, b)
+	} else {
+		err = s.apply(pb, sync)
+	}
+	if err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
 
@@ -197,29 +210,32 @@ func (w *writer) check(b *storage.Batch) error {
 	return nil
 }
 
-// prepare turns a batch into one of Pebble's.
-func (w *writer) prepare(pb *pebble.Batch, b *storage.Batch) error {
+// prepare turns a batch into one of Pebble's. With ingest it leaves out the ops and
+// the row records, but not what the latter overwrite.
+func (w *writer) prepare(pb *pebble.Batch, b *storage.Batch, ingest bool) error {
 	clear(w.touched)
-	e := edit{w: w, batch: pb, undo: w.undo, log: !b.Publish}
+	e := edit{w: w, batch: pb, undo: w.undo, log: !b.Publish, ingest: ingest}
 	if err := e.ops(b.Ops); err != nil {
 		return err
 	}
 	for i := range b.Rows {
 		r := &b.Rows[i]
 		w.key = appendRowKey(w.key[:0], r.Ref)
-		if r.Record == nil {
-			if err := e.delete(w.key); err != nil {
+		if err := e.rememberRow(w.key, r.New && r.Record != nil); err != nil {
+			return err
+		}
+		switch {
+		case ingest:
+			continue
+		case r.Record == nil:
+			if err := pb.Delete(w.key, nil); err != nil {
 				return err
 			}
-			continue
-		}
-		w.value = record.AppendRow(w.value[:0], r.Record)
-		set := e.set
-		if r.New {
-			set = e.setNew
-		}
-		if err := set(w.key, w.value); err != nil {
-			return err
+		default:
+			w.value = record.AppendRow(w.value[:0], r.Record)
+			if err := pb.Set(w.key, w.value, nil); err != nil {
+				return err
+			}
 		}
 	}
 	for i := range b.Lookups {
@@ -338,11 +354,13 @@ func (e *edit) ops(ops []storage.BucketOp) error {
 	var c *stateChange
 	for i := range ops {
 		o := &ops[i]
-		d := e.batch.SetDeferred(opKeyLen(o.Bucket), record.OpLen(&o.Op))
-		appendOpKey(d.Key[:0], o.Bucket, o.Op.ID)
-		record.AppendOp(d.Value[:0], &o.Op)
-		if err := d.Finish(); err != nil {
-			return err
+		if !e.ingest {
+			d := e.batch.SetDeferred(opKeyLen(o.Bucket), record.OpLen(&o.Op))
+			appendOpKey(d.Key[:0], o.Bucket, o.Op.ID)
+			record.AppendOp(d.Value[:0], &o.Op)
+			if err := d.Finish(); err != nil {
+				return err
+			}
 		}
 		if i == 0 || ops[i-1].Bucket != o.Bucket {
 			var err error
@@ -351,6 +369,7 @@ func (e *edit) ops(ops []storage.BucketOp) error {
 			}
 		}
 		c.is = c.is.Add(&o.Op)
+		c.ops++
 	}
 	for key, c := range w.touched {
 		w.key = appendBucket(w.key[:0], spaceState, key)
@@ -401,10 +420,13 @@ func (w *writer) storedState(key []byte) (bucket.State, error) {
 }
 
 // sizeOf estimates a batch's size, so that its buffer seldom grows.
-func sizeOf(b *storage.Batch) int {
-	n := 256
+func sizeOf(b *storage.Batch) int { return 256 + 128*len(b.Lookups) + sizeOfData(b) }
+
+// sizeOfData is the part of sizeOf that ops and row records make up.
+func sizeOfData(b *storage.Batch) int {
+	n := 160 * len(b.Rows)
 	for i := range b.Ops {
 		n += opKeyLen(b.Ops[i].Bucket) + record.OpLen(&b.Ops[i].Op) + 8
 	}
-	return n + 160*len(b.Rows) + 128*len(b.Lookups)
+	return n
 }

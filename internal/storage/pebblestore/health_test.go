@@ -51,27 +51,35 @@ func TestMediumFails(t *testing.T) {
 		suffix string // of the files that cannot be written
 		cause  error
 		remedy string
+		ingest int // Options.IngestSize
 	}{
-		{".log", syscall.ENOSPC, "make room"},
-		{".log", syscall.EIO, "check the disk"},
-		{".sst", syscall.ENOSPC, "make room"},
-		{".sst", syscall.EIO, "check the disk"},
-		{"MANIFEST", syscall.ENOSPC, "make room"},
-		{"MANIFEST", syscall.EIO, "check the disk"},
-		{"", syscall.ENOSPC, "make room"},
+		{".log", syscall.ENOSPC, "make room", 0},
+		{".log", syscall.EIO, "check the disk", 0},
+		{".sst", syscall.ENOSPC, "make room", 0},
+		{".sst", syscall.EIO, "check the disk", 0},
+		{"MANIFEST", syscall.ENOSPC, "make room", 0},
+		{"MANIFEST", syscall.EIO, "check the disk", 0},
+		{"", syscall.ENOSPC, "make room", 0},
+		{"batch.", syscall.ENOSPC, "make room", 1},
+		{"batch.", syscall.EIO, "check the disk", 1},
+		{"MANIFEST", syscall.EIO, "check the disk", 1},
+		{"", syscall.ENOSPC, "make room", 1},
 	} {
 		for healthy := range 3 {
-			t.Run(fmt.Sprintf("%s %v after %d", test.suffix, test.cause, healthy*40), func(t *testing.T) {
-				mediumFails(t, test.suffix, test.cause, test.remedy, healthy*40)
+			t.Run(fmt.Sprintf("%s %v %d after %d", test.suffix, test.cause, test.ingest, healthy*40), func(t *testing.T) {
+				mediumFails(t, test.suffix, test.cause, test.remedy, test.ingest, healthy*40)
 			})
 		}
 	}
 }
 
-func mediumFails(t *testing.T, suffix string, cause error, remedy string, healthy int) {
+func mediumFails(t *testing.T, suffix string, cause error, remedy string, ingest, healthy int) {
 	mem := vfs.NewCrashableMem()
 	var broken atomic.Bool
-	s := open(t, breaking(mem, suffix, cause, &broken), "s")
+	s, err := Open(t.Context(), Options{Dir: "s", FS: breaking(mem, suffix, cause, &broken), MemTableSize: 64 << 10, IngestSize: ingest})
+	if err != nil {
+		t.Fatal(err)
+	}
 	batch := func(i int) *storage.Batch {
 		b := &storage.Batch{Publish: true, LSN: source.LSN(i + 1), Ops: []storage.BucketOp{{
 			Bucket: testBucket,

@@ -251,6 +251,54 @@ func (s *Store) Row(ref storage.RowRef) (*storage.RowRecord, bool, error) {
 	return rec, true, nil
 }
 
+// Records calls found for those rows of a table that have a record in the newest
+// state, in the order of keys, which are ascending and differ. It is one pass over
+// the part of the table that the keys are in; where they have no record, as in a
+// first backfill, it costs next to nothing.
+func (s *Store) Records(table source.TableID, keys []source.RowKey, found func(i int, rec *storage.RowRecord)) error {
+	if err := s.begin(); err != nil {
+		return fmt.Errorf("read row records: %w", err)
+	}
+	defer s.end()
+	if err := s.records(table, keys, found); err != nil {
+		return fmt.Errorf("read row records of table %d: %w", table, corrupt(err))
+	}
+	return nil
+}
+
+func (s *Store) records(table source.TableID, keys []source.RowKey, found func(int, *storage.RowRecord)) (err error) {
+	_, end := defRange(spaceRow, uint32(table))
+	it, err := s.db.NewIter(&pebble.IterOptions{UpperBound: end})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	var key []byte
+	behind, over := true, false // the iterator is before the key; it is past the last
+	for i := range keys {
+		key = appendRowKey(key[:0], storage.RowRef{Table: table, Key: keys[i]})
+		if !over && (behind || bytes.Compare(it.Key(), key) < 0) {
+			behind, over = false, !it.SeekGE(key)
+		}
+		if over {
+			return it.Error()
+		}
+		if !bytes.Equal(it.Key(), key) {
+			continue
+		}
+		value, err := it.ValueAndErr()
+		if err != nil {
+			return err
+		}
+		rec, err := record.DecodeRow(value)
+		if err != nil {
+			return err
+		}
+		found(i, rec)
+	}
+	return nil
+}
+
 // RowsOf calls yield with every row record of a table in the newest state as it
 // is now, in order of their keys, until yield fails. Yield may commit.
 func (s *Store) RowsOf(table source.TableID, yield func(source.RowKey, *storage.RowRecord) error) error {

@@ -38,6 +38,7 @@ import (
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/millrace-sync/millrace/internal/source"
@@ -59,6 +60,9 @@ type Options struct {
 	MemTableSize int64
 	// OpenFiles is about how many tables to keep open; 0 means 1000.
 	OpenFiles int
+	// IngestSize is the number of bytes from which a batch is written as sorted tables
+	// instead of by the log; 0 means 1 MiB.
+	IngestSize int
 	// Logger gets what the store has to say; nil means nobody does.
 	Logger *slog.Logger
 }
@@ -66,6 +70,7 @@ type Options struct {
 const (
 	defaultCacheSize    = 128 << 20
 	defaultMemTableSize = 16 << 20
+	defaultIngestSize   = 1 << 20
 	epochLen            = 5
 )
 
@@ -81,6 +86,9 @@ type Store struct {
 	epoch  string
 	secret [32]byte
 	opened storage.Recovered
+
+	ingestSize int
+	tables     sstable.WriterOptions // of what is ingested
 
 	durable atomic.Uint64 // source.LSN
 	closing atomic.Bool
@@ -119,7 +127,10 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	if opts.MemTableSize <= 0 {
 		opts.MemTableSize = defaultMemTableSize
 	}
-	s := &Store{dir: opts.Dir, fs: opts.FS, log: opts.Logger, health: newHealth(opts.Logger), views: map[*view]struct{}{}, compacting: make(chan struct{}, 1)}
+	if opts.IngestSize <= 0 {
+		opts.IngestSize = defaultIngestSize
+	}
+	s := &Store{dir: opts.Dir, fs: opts.FS, log: opts.Logger, ingestSize: opts.IngestSize, health: newHealth(opts.Logger), views: map[*view]struct{}{}, compacting: make(chan struct{}, 1)}
 	s.idle.L = &s.mu
 	if err := s.open(ctx, opts); err != nil {
 		return nil, fmt.Errorf("open storage in %s: %w", opts.Dir, err)
@@ -199,8 +210,10 @@ func (s *Store) openDB(opts Options) (created bool, err error) {
 			}
 		}
 	}
+	options := pebbleOptions(opts, s.lock, s.health)
+	options.EnsureDefaults()
 	err = s.health.guard(func() (err error) {
-		s.db, err = pebble.Open(opts.Dir, pebbleOptions(opts, s.lock, s.health))
+		s.db, err = pebble.Open(opts.Dir, options)
 		return err
 	})
 	if err != nil {
@@ -209,6 +222,10 @@ func (s *Store) openDB(opts Options) (created bool, err error) {
 			return false, errOtherProgram
 		}
 		return false, corrupt(err)
+	}
+	s.tables = options.MakeWriterOptions(0, s.db.TableFormat())
+	if err := s.removeTables(); err != nil {
+		return false, err
 	}
 	format, ok, err := get(s.db, []byte(metaFormat))
 	if err != nil {

@@ -1,6 +1,7 @@
 package pebblestore
 
 import (
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -10,15 +11,30 @@ import (
 )
 
 func TestContract(t *testing.T) {
-	storagetest.Run(t, func(t *testing.T) storagetest.Harness {
-		return &memHarness{t: t, fs: vfs.NewCrashableMem()}
-	})
+	// Batches of the suite are written by the log, as tables, or either way by size.
+	for _, test := range []struct {
+		name             string
+		ingestSize       int
+		rounds, crashing uint64
+	}{
+		{"both", 2000, 12, 20},
+		{"log", math.MaxInt, 2, 4},
+		{"tables", 1, 4, 6},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			fresh := func(t *testing.T) storagetest.Harness {
+				return &memHarness{t: t, fs: vfs.NewCrashableMem(), ingestSize: test.ingestSize}
+			}
+			storagetest.RunRounds(t, fresh, test.rounds, test.crashing)
+		})
+	}
 }
 
 // memHarness keeps a store in memory that forgets what was not synced.
 type memHarness struct {
-	t  *testing.T
-	fs *vfs.MemFS
+	t          *testing.T
+	fs         *vfs.MemFS
+	ingestSize int
 }
 
 // asStore gives Store the suite's interface.
@@ -33,7 +49,7 @@ func (s asStore) Snapshot() (storagetest.Snapshot, error) {
 }
 
 func (h *memHarness) Open() (storagetest.Store, error) {
-	s, err := Open(h.t.Context(), Options{Dir: "data/store", FS: h.fs, MemTableSize: 64 << 10})
+	s, err := Open(h.t.Context(), Options{Dir: "data/store", FS: h.fs, MemTableSize: 64 << 10, IngestSize: h.ingestSize})
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,8 @@ type edit struct {
 	batch *pebble.Batch
 	log   bool
 	undo  uint64 // number of the next entry
+	// ingest says that ops and row records are written elsewhere.
+	ingest bool
 }
 
 func (e *edit) set(key, value []byte) error {
@@ -30,14 +32,13 @@ func (e *edit) set(key, value []byte) error {
 	return e.batch.Set(key, value, nil)
 }
 
-// setNew sets a key that the store does not hold.
-func (e *edit) setNew(key, value []byte) error {
-	if e.log {
-		if err := e.remember(key, nil, false); err != nil {
-			return err
-		}
+// rememberRow logs what the key of a row record holds in the store: nothing, if it
+// is new.
+func (e *edit) rememberRow(key []byte, isNew bool) error {
+	if isNew && e.log {
+		return e.remember(key, nil, false)
 	}
-	return e.batch.Set(key, value, nil)
+	return e.rememberStored(key)
 }
 
 func (e *edit) delete(key []byte) error {

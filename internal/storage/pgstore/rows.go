@@ -143,6 +143,32 @@ func (s *Store) row(ref storage.RowRef) (*storage.RowRecord, bool, error) {
 	return rec, err == nil, err
 }
 
+// Records calls found for those rows of a table that have a record in the newest
+// state, in the order of keys, which differ.
+func (s *Store) Records(table source.TableID, keys []source.RowKey, found func(i int, rec *storage.RowRecord)) error {
+	// Not more at once than the cache holds.
+	for from := 0; from < len(keys); from += statementRows {
+		piece := keys[from:min(from+statementRows, len(keys))]
+		refs := make([]storage.RowRef, len(piece))
+		for i, k := range piece {
+			refs[i] = storage.RowRef{Table: table, Key: k}
+		}
+		if err := s.Prefetch(context.Background(), refs); err != nil {
+			return err
+		}
+		for i, ref := range refs {
+			rec, ok, err := s.Row(ref)
+			if err != nil {
+				return err
+			}
+			if ok {
+				found(from+i, rec)
+			}
+		}
+	}
+	return nil
+}
+
 // Prefetch reads the records of many rows at once, so that Row finds them without
 // a round trip each. Rows beyond what the cache holds are read when they are asked for.
 func (s *Store) Prefetch(ctx context.Context, refs []storage.RowRef) error {

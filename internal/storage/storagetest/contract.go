@@ -640,6 +640,7 @@ func closedStore(t *tester) {
 		"commit":                    store.Commit(t.Context(), &storage.Batch{Publish: true}),
 		"recover":                   recoverErr,
 		"row":                       rowErr,
+		"records":                   store.Records(1, []source.RowKey{"k"}, func(int, *storage.RowRecord) {}),
 		"rows":                      store.RowsOf(1, func(source.RowKey, *storage.RowRecord) error { return nil }),
 		"snapshot":                  snapshotErr,
 		"write checkpoint":          uploadErr,

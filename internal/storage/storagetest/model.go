@@ -231,7 +231,9 @@ func (m *model) checkRows(t testing.TB, s Store, tables []source.TableID, absent
 			t.Fatalf("rows of table %d differ (-want +got):\n%s", table, d)
 		}
 	}
-	for _, ref := range append(slices.Collect(maps.Keys(m.rows)), absent...) {
+	refs := append(slices.Collect(maps.Keys(m.rows)), absent...)
+	m.checkRecords(t, s, refs)
+	for _, ref := range refs {
 		rec, ok, err := s.Row(ref)
 		if err != nil {
 			t.Fatalf("row %v: %v", ref, err)
@@ -245,6 +247,39 @@ func (m *model) checkRows(t testing.TB, s Store, tables []source.TableID, absent
 		}
 		if d := gocmp.Diff(want, rec, cmpopts.EquateEmpty()); d != "" {
 			t.Fatalf("row %v differs (-want +got):\n%s", ref, d)
+		}
+	}
+}
+
+// checkRecords compares the records of many rows, asked for at once.
+func (m *model) checkRecords(t testing.TB, s Store, refs []storage.RowRef) {
+	t.Helper()
+	keys := map[source.TableID][]source.RowKey{}
+	for _, ref := range refs {
+		keys[ref.Table] = append(keys[ref.Table], ref.Key)
+	}
+	for table, list := range keys {
+		slices.Sort(list)
+		list = slices.Compact(list)
+		want, got := map[source.RowKey]*storage.RowRecord{}, map[source.RowKey]*storage.RowRecord{}
+		for _, k := range list {
+			if rec, ok := m.rows[storage.RowRef{Table: table, Key: k}]; ok {
+				want[k] = rec
+			}
+		}
+		last := -1
+		err := s.Records(table, list, func(i int, rec *storage.RowRecord) {
+			if i <= last {
+				t.Errorf("records of table %d: place %d after %d", table, i, last)
+			}
+			last = i
+			got[list[i]] = rec
+		})
+		if err != nil {
+			t.Fatalf("records of table %d: %v", table, err)
+		}
+		if d := gocmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
+			t.Fatalf("records of table %d differ (-want +got):\n%s", table, d)
 		}
 	}
 }

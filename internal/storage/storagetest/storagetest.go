@@ -21,6 +21,7 @@ import (
 // method means.
 type Store interface {
 	Row(storage.RowRef) (*storage.RowRecord, bool, error)
+	Records(source.TableID, []source.RowKey, func(int, *storage.RowRecord)) error
 	RowsOf(source.TableID, func(source.RowKey, *storage.RowRecord) error) error
 	Commit(context.Context, *storage.Batch) error
 	Recover(context.Context) (storage.Recovered, error)
