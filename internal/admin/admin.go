@@ -215,7 +215,15 @@ type Status struct {
 // TableProgress is how far the reading of a table has come.
 type TableProgress struct {
 	Table string `json:"table"`
-	Rows  int64  `json:"rows"`
+	// Rows are stored. OfAbout is how many there are, by estimate; 0 if that is not
+	// known, or has turned out too small, and then nothing is said of the rest.
+	Rows    int64 `json:"rows"`
+	OfAbout int64 `json:"of_about,omitempty"`
+	Percent int   `json:"percent,omitempty"`
+	// RowsPerSecond is the rate since the reading began, and SecondsLeft what the rest
+	// takes at that rate.
+	RowsPerSecond int `json:"rows_per_second,omitempty"`
+	SecondsLeft   int `json:"seconds_left,omitempty"`
 }
 
 // DryRun is what a deploy would do, as POST /api/millrace/v1/dry-run tells it.

@@ -22,6 +22,9 @@ type ChunkRequest struct {
 	// After is Chunk.Last of the chunk before: one text for each key column, in the
 	// table's column order. Nil asks for the first chunk.
 	After []string
+	// Until is the key, in the same form, of the last row that may be of the chunk, or
+	// nil: there need not be such a row.
+	Until []string
 	// Limit bounds the rows; 0 means all. A table whose rows are told apart by all
 	// their columns has to be read whole.
 	Limit int
@@ -29,12 +32,22 @@ type ChunkRequest struct {
 	// texts of its key columns in the table's column order. The chunk holds them in
 	// any order, with the key columns alone: others are null.
 	Keys [][]string
+	// Bytes, if Limit is set, bounds the rows too: no more follow the one that reaches
+	// it. 0 means no bound.
+	Bytes int
+	// Yield gets the rows as they come; nil collects them in Chunk.Rows. The row's
+	// slice is used again, the bytes of its datums are not. An error ends the reading
+	// and the connection.
+	Yield func(row []source.Datum) error
 }
 
 // Chunk is a part of a table in the order of its key, as of one snapshot.
 type Chunk struct {
 	Rows [][]source.Datum
-	// Last is where the next chunk starts from; Done says that there is none.
+	// Count is the number of rows, and Size that of their bytes.
+	Count, Size int
+	// Last is where the next chunk starts from; Done says that there is none. A chunk
+	// that has come to the end of its request ends at Until.
 	Last []string
 	Done bool
 	// Unseen are the transactions that were in progress for the snapshot, and Next
@@ -103,23 +116,45 @@ func readChunk(ctx context.Context, conn *pgconn.PgConn, registry *pgtypes.Regis
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
-	w := copyReader{columns: plan.encodings}
-	if _, err := conn.CopyTo(ctx, &w, "COPY ("+plan.sql+") TO STDOUT (FORMAT binary)"); err != nil {
+	if err := chunk.copy(ctx, conn, q, plan); err != nil {
 		return nil, failed(doing, err)
 	}
-	if err := w.finish(); err != nil {
-		return nil, failed(doing, err)
-	}
-	chunk.Rows = w.rows
-	if chunk.Done = q.Limit <= 0 || len(chunk.Rows) < q.Limit; q.Keys != nil {
-		return chunk, nil
-	}
-	if n := len(chunk.Rows); n > 0 && !chunk.Done {
-		if chunk.Last, err = plan.key(chunk.Rows[n-1]); err != nil {
-			return nil, fmt.Errorf("%s: %w", doing, err)
-		}
+	if q.Keys != nil {
+		chunk.Last, chunk.Done = q.After, true
 	}
 	return chunk, nil
+}
+
+// copy reads the rows.
+func (c *Chunk) copy(ctx context.Context, conn *pgconn.PgConn, q *ChunkRequest, plan *chunkPlan) error {
+	full := false
+	w := copyReader{columns: plan.encodings, yield: func(row []source.Datum, size int) error {
+		if full {
+			return nil // beyond the bound of bytes
+		}
+		c.Count++
+		c.Size += size
+		if full = q.Limit > 0 && (c.Count == q.Limit || q.Bytes > 0 && c.Size >= q.Bytes); full {
+			var err error
+			if c.Last, err = plan.key(row); err != nil {
+				return err
+			}
+		}
+		if q.Yield != nil {
+			return q.Yield(row)
+		}
+		c.Rows = append(c.Rows, slices.Clone(row))
+		return nil
+	}}
+	if _, err := conn.CopyTo(ctx, &w, "COPY ("+plan.sql+") TO STDOUT (FORMAT binary)"); err != nil {
+		return err
+	}
+	if !full {
+		if c.Done = q.Until == nil; !c.Done {
+			c.Last = q.Until
+		}
+	}
+	return w.finish()
 }
 
 // snapshot reads the text form of pg_snapshot: xmin:xmax:xip_list.
@@ -270,24 +305,51 @@ func (p *chunkPlan) bound(t *source.Table, q *ChunkRequest) error {
 	if q.After != nil && len(q.After) != len(p.keys) {
 		return fmt.Errorf("%w: its key has %d columns and had %d", ErrTableChanged, len(p.keys), len(q.After))
 	}
-	// In the order of the index, so that it can be used, or any if there is none.
+	if q.Until != nil && len(q.Until) != len(p.keys) {
+		return fmt.Errorf("%w: its key has %d columns and had %d", ErrTableChanged, len(p.keys), len(q.Until))
+	}
+	names := p.names(t)
+	var where []string
+	if q.After != nil {
+		where = append(where, fmt.Sprintf("(%s) > (%s)", names, p.literals(q.After)))
+	}
+	if q.Until != nil {
+		where = append(where, fmt.Sprintf("(%s) <= (%s)", names, p.literals(q.Until)))
+	}
+	if len(where) > 0 {
+		p.sql += " WHERE " + strings.Join(where, " AND ")
+	}
+	p.sql += fmt.Sprintf(" ORDER BY %s LIMIT %d", names, q.Limit)
+	return nil
+}
+
+// inOrder returns the places of the keys in the order of the index, so that it can
+// be used, or in any if there is none.
+func (p *chunkPlan) inOrder() []int {
 	order := make([]int, len(p.keys))
 	for i := range order {
 		order[i] = i
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return p.keys[a].order - p.keys[b].order })
-	names, after := make([]string, len(order)), make([]string, len(order))
-	for i, k := range order {
-		names[i] = quoteIdent(t.Columns[p.keys[k].index].Name)
-		if q.After != nil {
-			after[i] = quoteLiteral(q.After[k]) + "::" + p.keys[k].cast
-		}
+	return order
+}
+
+// names lists the key columns in that order.
+func (p *chunkPlan) names(t *source.Table) string {
+	var list []string
+	for _, k := range p.inOrder() {
+		list = append(list, quoteIdent(t.Columns[p.keys[k].index].Name))
 	}
-	if q.After != nil {
-		p.sql += fmt.Sprintf(" WHERE (%s) > (%s)", strings.Join(names, ", "), strings.Join(after, ", "))
+	return strings.Join(list, ", ")
+}
+
+// literals lists the values of a key in that order.
+func (p *chunkPlan) literals(key []string) string {
+	var list []string
+	for _, k := range p.inOrder() {
+		list = append(list, quoteLiteral(key[k])+"::"+p.keys[k].cast)
 	}
-	p.sql += fmt.Sprintf(" ORDER BY %s LIMIT %d", strings.Join(names, ", "), q.Limit)
-	return nil
+	return strings.Join(list, ", ")
 }
 
 // key returns the texts of a row's key columns, in the table's column order.

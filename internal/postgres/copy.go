@@ -13,9 +13,12 @@ import (
 // size, into rows. The bytes of each piece are copied once.
 type copyReader struct {
 	columns []source.Encoding // of values that are not null
-	rows    [][]source.Datum
+	// yield gets each row, with the number of its bytes. The row's slice is used again,
+	// what its datums point to is not.
+	yield func(row []source.Datum, size int) error
 
 	arena   arena
+	row     []source.Datum
 	rest    []byte // the beginning of a row whose end has not come
 	started bool
 	ended   bool
@@ -47,7 +50,7 @@ func (c *copyReader) Write(p []byte) (int, error) {
 		if c.ended {
 			return 0, fmt.Errorf("%w: data after the end of the copy", ErrMalformed)
 		}
-		n, err := c.row(b)
+		n, err := c.take(b)
 		if errors.Is(err, errShort) {
 			c.rest = bytes.Clone(b)
 			return len(p), nil
@@ -63,8 +66,8 @@ func (c *copyReader) Write(p []byte) (int, error) {
 // errShort: the row's end has not come yet.
 var errShort = errors.New("incomplete row")
 
-// row reads a row and returns its length.
-func (c *copyReader) row(b []byte) (int, error) {
+// take takes a row and returns its length.
+func (c *copyReader) take(b []byte) (int, error) {
 	if len(b) < 2 {
 		return 0, errShort
 	}
@@ -77,7 +80,8 @@ func (c *copyReader) row(b []byte) (int, error) {
 		return 0, fmt.Errorf("%w: row of %d columns in a copy of %d", ErrMalformed, n, len(c.columns))
 	}
 	at := 2
-	row := c.arena.row(n)
+	row := append(c.row[:0], make([]source.Datum, n)...)
+	c.row = row
 	for i := range row {
 		if len(b)-at < 4 {
 			return 0, errShort
@@ -95,8 +99,7 @@ func (c *copyReader) row(b []byte) (int, error) {
 		row[i] = source.Datum{Encoding: c.columns[i], Bytes: b[at : at+size : at+size]}
 		at += size
 	}
-	c.rows = append(c.rows, row)
-	return at, nil
+	return at, c.yield(row, at)
 }
 
 // finish checks that the copy is complete.

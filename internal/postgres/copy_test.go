@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -32,7 +33,11 @@ func copyOf(rows ...[][]byte) []byte {
 var twoColumns = []source.Encoding{source.Binary, source.Text}
 
 func readCopy(in []byte, piece int) ([][]source.Datum, error) {
-	r := copyReader{columns: twoColumns}
+	var rows [][]source.Datum
+	r := copyReader{columns: twoColumns, yield: func(row []source.Datum, _ int) error {
+		rows = append(rows, slices.Clone(row))
+		return nil
+	}}
 	for len(in) > 0 {
 		n := min(piece, len(in))
 		buf := bytes.Clone(in[:n])
@@ -44,7 +49,7 @@ func readCopy(in []byte, piece int) ([][]source.Datum, error) {
 		}
 		in = in[n:]
 	}
-	return r.rows, r.finish()
+	return rows, r.finish()
 }
 
 func TestCopyInPiecesOfAnySize(t *testing.T) {

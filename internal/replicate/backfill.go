@@ -3,6 +3,7 @@ package replicate
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/storage"
@@ -13,6 +14,9 @@ import (
 // in the stream in their place among the transactions. When the high one arrives,
 // the chunk's rows are applied, except those that the stream has changed since the
 // low one: the stream's version is newer, or will be made newer by what follows.
+//
+// Several windows may be open at once, of one table or of several, each with its
+// own changes: the chunks of one table share no row (see Reading).
 //
 // That leaves one gap: a transaction may be in the log, and so in the stream,
 // before it is visible to the chunk's snapshot. The snapshot names the transactions
@@ -36,6 +40,8 @@ const recentTxns = 1 << 14
 
 type backfill struct {
 	definitions []storage.Definition
+	tables      map[source.TableID]*reading // that are, or were, being read
+	readings    Reading                     // the last that was begun
 	windows     map[uint64]*window
 	size        int // changes in all windows
 	recent      [recentTxns]source.XID
@@ -58,25 +64,29 @@ type waitingChange struct {
 	change source.Change
 }
 
-func newBackfill() backfill { return backfill{windows: map[uint64]*window{}} }
+func newBackfill() backfill {
+	return backfill{windows: map[uint64]*window{}, tables: map[source.TableID]*reading{}}
+}
 
 // Chunk is a part of a table read from the source, evaluated.
 type Chunk struct {
 	Table *Table
-	Rows  []*Row
+	// Reading is the reading of the table that the chunk is a part of.
+	Reading Reading
+	Rows    []*Row
 	// Unseen and Next say which transactions the chunk's snapshot did not see: those
 	// listed, and all from Next on. Next follows the last that had completed, so
 	// transactions from there on may well have begun, and even be in the log.
 	Unseen []source.XID
 	Next   source.XID
-	// After and Last are the identities of the row before the first and of the last
-	// row, one text for each key column; nil is the beginning. Done says that no
-	// rows follow.
+	// After and Last are the identities between which the chunk has all rows, one text
+	// for each key column: those that follow After, nil being the beginning, up to
+	// Last. Done says that no rows follow.
 	After, Last []string
 	Done        bool
 	// Sweep says that the chunk is not a part of the table but of the rows stored of
-	// it: Gone are those that the snapshot did not have. Rows is empty then, and After
-	// and Last are the end of the table.
+	// it: Gone are those that the snapshot did not have. Rows, After and Last are empty
+	// then, and Done says that no stored rows follow.
 	Sweep bool
 	Gone  []source.RowKey
 }
@@ -98,6 +108,7 @@ func (a *Applier) Backfill(defs []storage.Definition, tables []*source.Table, re
 	for _, t := range tables {
 		a.Reread(t, reads)
 		a.align(t.ID)
+		a.backfill.begin(t.ID)
 	}
 	for i := range a.backfill.definitions {
 		if d := &a.backfill.definitions[i]; d.State != storage.Serving && complete(d) {
@@ -145,6 +156,7 @@ func (a *Applier) Reread(t *source.Table, reads Reads) bool {
 	}
 	if news {
 		a.align(t.ID)
+		a.backfill.begin(t.ID)
 	}
 	return news
 }
@@ -177,6 +189,7 @@ func (a *Applier) Forget(table source.TableID, commit CommitFunc) error {
 		a.batch.Definitions = append(a.batch.Definitions, *d)
 	}
 	a.backfill.reshape(table)
+	delete(a.backfill.tables, table)
 	delete(a.tables, table)
 	if err := a.removeAll(table, commit); err != nil {
 		return fmt.Errorf("forget table %d: %w", table, err)
@@ -238,8 +251,8 @@ func (a *Applier) Abandon(id uint64) {
 }
 
 // Merge applies a chunk: its high watermark has come in the stream, in the
-// transaction that ends at lsn, and all before it has been applied. The caller
-// flushes. It returns ErrWindow if the chunk has to be read again.
+// transaction that ends at lsn, and all before it has been applied. It publishes
+// both. It returns ErrWindow if the chunk has to be read again.
 //
 // A chunk that fills a batch is published on the way: its rows are not served
 // before the backfill is complete, and an interrupted one is merged again.
@@ -254,7 +267,7 @@ func (a *Applier) Merge(id uint64, c *Chunk, lsn source.LSN, commit CommitFunc) 
 		why = "the sync config or the table has changed since it was read"
 	}
 	if why == "" && !a.backfill.wants(c) {
-		why = "the chunk before it was not merged"
+		why = "the table is read anew"
 	}
 	if why != "" {
 		if err := a.applyWaiting(w, func(source.XID) bool { return true }, commit); err != nil {
@@ -275,7 +288,7 @@ func (a *Applier) Merge(id uint64, c *Chunk, lsn source.LSN, commit CommitFunc) 
 		return fmt.Errorf("merge chunk %d of %s: %w", id, c.Table.QualifiedName(), err)
 	}
 	a.progress(c)
-	return nil
+	return a.Flush(lsn, commit)
 }
 
 // spoilt says why a chunk cannot be used; "" if it can.
@@ -294,44 +307,67 @@ func (b *backfill) spoilt(w *window, c *Chunk) string {
 	return ""
 }
 
-// wants reports whether a chunk continues where some definition's backfill of its
-// table is.
-func (b *backfill) wants(c *Chunk) bool {
-	for _, d := range b.definitions {
-		for _, p := range d.Tables {
-			if p.Table == c.Table.ID && !p.Done && slices.Equal(p.After, c.After) && (p.Sweep || !c.Sweep) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // current reports whether a chunk's table is in the version that the stream has.
 func (a *Applier) current(t *Table) bool {
 	had, known := a.tables[t.ID]
 	return !known || had.bound != nil && had.table.Shape() == t.Shape()
 }
 
+// mergePiece is how many rows of a chunk are looked up in the store at once.
+const mergePiece = 4096
+
+// mergeRows makes the chunk's rows, but for those that the stream has changed since,
+// the present versions. They become batches of their own, so that they need not be
+// found again among what waits.
 func (a *Applier) mergeRows(w *window, c *Chunk, lsn source.LSN, commit CommitFunc) error {
 	if w.cleared {
 		return nil // all that the chunk saw is gone
 	}
-	for _, r := range c.Rows {
-		if _, ok := w.changed[r.Key]; ok {
-			continue
-		}
-		if err := a.putEvaluated(c.Table, r); err != nil {
-			return err
-		}
-		if !a.full() {
-			continue
-		}
+	if a.Pending() {
 		if err := a.Flush(lsn, commit); err != nil {
 			return err
 		}
 	}
+	rows := c.Rows
+	if len(w.changed) > 0 {
+		rows = slices.DeleteFunc(slices.Clone(rows), func(r *Row) bool { _, ok := w.changed[r.Key]; return ok })
+	}
+	// The source's order is mostly that of the keys, but for texts.
+	if byKey := func(x, y *Row) int { return strings.Compare(string(x.Key), string(y.Key)) }; !slices.IsSortedFunc(rows, byKey) {
+		rows = slices.SortedFunc(slices.Values(rows), byKey)
+	}
+	keys := make([]source.RowKey, 0, min(len(rows), mergePiece))
+	priors := make([]*storage.RowRecord, min(len(rows), mergePiece))
+	for piece := range slices.Chunk(rows, mergePiece) {
+		keys = keys[:0]
+		for _, r := range piece {
+			keys = append(keys, r.Key)
+		}
+		clear(priors)
+		err := a.rows.Records(c.Table.ID, keys, func(i int, rec *storage.RowRecord) { priors[i] = rec })
+		if err != nil {
+			return err
+		}
+		for i, r := range piece {
+			a.mergeRow(c.Table, r, priors[i])
+			if !a.full() {
+				continue
+			}
+			if err := a.Flush(lsn, commit); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
+}
+
+func (a *Applier) mergeRow(t *Table, r *Row, prior *storage.RowRecord) {
+	a.reportErrors(t, r)
+	rec := a.diff(prior, r)
+	if prior != nil && sameRecord(prior, rec) {
+		return
+	}
+	a.batch.Rows = append(a.batch.Rows, storage.RowWrite{Ref: storage.RowRef{Table: t.ID, Key: r.Key}, Record: rec, New: prior == nil})
 }
 
 // replaceWholeRows makes the stored rows of a keyless table those of the chunk,
@@ -348,7 +384,7 @@ func (a *Applier) replaceWholeRows(w *window, c *Chunk, commit CommitFunc) error
 	}
 	err := a.rows.RowsOf(c.Table.ID, func(key source.RowKey, rec *storage.RowRecord) error {
 		if count[key] == 0 {
-			a.removeRecord(storage.RowRef{Table: c.Table.ID, Key: key}, rec)
+			a.removeRecord(storage.RowRef{Table: c.Table.ID, Key: key}, found{rec: rec, at: -1})
 		}
 		return a.commitIfFull(commit)
 	})
@@ -362,13 +398,13 @@ func (a *Applier) replaceWholeRows(w *window, c *Chunk, commit CommitFunc) error
 		}
 		count[r.Key] = 0
 		ref := storage.RowRef{Table: c.Table.ID, Key: r.Key}
-		prior, err := a.record(ref)
+		had, err := a.find(ref)
 		if err != nil {
 			return err
 		}
-		rec := a.diff(prior, r)
+		rec := a.diff(had.rec, r)
 		rec.Copies = n - 1
-		a.changeRecord(ref, prior, rec)
+		a.replace(ref, had, rec)
 		if err := a.commitIfFull(commit); err != nil {
 			return err
 		}
@@ -380,37 +416,12 @@ func (a *Applier) applyWaiting(w *window, unseen func(source.XID) bool, commit C
 	for i := range w.waiting {
 		q := &w.waiting[i]
 		if t := a.Bind(q.change.Table); t != nil && unseen(q.xid) {
-			if err := a.change(t, &q.change, commit); err != nil {
+			if err := a.change(t, &q.change, nil, commit); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
-}
-
-// progress notes what a merged chunk completes.
-func (a *Applier) progress(c *Chunk) {
-	for i := range a.backfill.definitions {
-		d := &a.backfill.definitions[i]
-		concerned := false
-		d.Tables = slices.Clone(d.Tables)
-		for j := range d.Tables {
-			p := &d.Tables[j]
-			if p.Table == c.Table.ID && !p.Done && slices.Equal(p.After, c.After) {
-				// Whole rows were counted against all that is stored.
-				p.Sweep = p.Sweep && !(c.Done && (c.Sweep || c.Table.wholeRow))
-				p.After, p.Done = c.Last, c.Done && !p.Sweep
-				p.Rows += int64(len(c.Rows))
-				concerned = true
-			}
-		}
-		if complete(d) {
-			d.State = storage.Serving
-		}
-		if concerned {
-			a.batch.Definitions = append(a.batch.Definitions, *d)
-		}
-	}
 }
 
 // touch notes that the stream has changed a row.

@@ -132,8 +132,9 @@ type RowError struct {
 
 // Scratch is reused memory for Evaluate; one per goroutine.
 type Scratch struct {
-	out streams.Output
-	key []byte
+	out   streams.Output
+	key   []byte
+	arena arena
 }
 
 // Evaluate evaluates one complete row: a datum for each column, none Unchanged.
@@ -142,19 +143,22 @@ func (t *Table) Evaluate(row []source.Datum, s *Scratch) (*Row, error) {
 	if s.key, err = source.AppendRowKey(s.key[:0], t.Table, row); err != nil {
 		return nil, err
 	}
-	r := &Row{Key: source.RowKey(s.key)}
+	r := s.arena.row()
+	r.Key = source.RowKey(s.arena.text(s.key))
 	r.Subkey = bucket.SubkeyFor(t.evaluator.secret, uint32(t.ID), string(r.Key))
 	for _, b := range t.bound {
 		b.eval.Row(row, &s.out)
-		r.take(&s.out, b.ids)
+		r.take(&s.out, b.ids, &s.arena)
 	}
 	r.Kept = t.keep(row)
 	return r, nil
 }
 
 // take copies what out holds: its memory is reused for the next row.
-func (r *Row) take(out *streams.Output, ids []storage.DefinitionID) {
-	r.Puts = slices.Grow(r.Puts, len(out.Puts))
+func (r *Row) take(out *streams.Output, ids []storage.DefinitionID, a *arena) {
+	if r.Puts == nil {
+		r.Puts = a.room(len(out.Puts))
+	}
 	for i := range out.Puts {
 		p := &out.Puts[i]
 		put := Put{
@@ -171,7 +175,7 @@ func (r *Row) take(out *streams.Output, ids []storage.DefinitionID) {
 			}
 		}
 		if put.Data == nil {
-			put.Data = slices.Clone(p.Data)
+			put.Data = a.copy(p.Data)
 		}
 		if put.Hash == 0 {
 			put.Hash = bucket.ContentHash(put.ObjectType, put.ObjectID, put.Data)

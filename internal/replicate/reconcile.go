@@ -100,12 +100,12 @@ func (a *Applier) sweep(w *window, c *Chunk, lsn source.LSN, commit CommitFunc) 
 	return nil
 }
 
-// changeRecord replaces a row's record, unless it stays as it is.
-func (a *Applier) changeRecord(ref storage.RowRef, prior, rec *storage.RowRecord) {
-	if prior != nil && sameRecord(prior, rec) {
+// replace replaces a row's record, unless it stays as it is.
+func (a *Applier) replace(ref storage.RowRef, had found, rec *storage.RowRecord) {
+	if had.rec != nil && sameRecord(had.rec, rec) {
 		return
 	}
-	a.setRecord(ref, rec)
+	a.set(ref, had, rec)
 }
 
 func sameRecord(a, b *storage.RowRecord) bool {

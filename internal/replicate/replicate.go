@@ -40,7 +40,8 @@ type Rows interface {
 // the source and was not kept (see Table.keep).
 type Refetch func(t *source.Table, identity []source.Datum) ([]source.Datum, bool, error)
 
-// CommitFunc makes a batch durable. The batch is reused once it returns.
+// CommitFunc makes a batch durable. The batch, and what it points to, is reused once
+// it returns.
 type CommitFunc func(*storage.Batch) error
 
 // Limits bounds a batch: it is committed when either is reached.
@@ -78,9 +79,9 @@ type Applier struct {
 
 	batch   storage.Batch
 	bytes   int
-	pending map[storage.RowRef]*storage.RowRecord // row writes of batch; nil: deleted
-	order   []storage.RowRef                      // keys of pending
-	absent  map[storage.RowRef]struct{}           // rows found to have no record in the store
+	pending map[storage.RowRef]int32 // places in batch.Rows of the rows that may be asked for again
+	records slab[storage.RowRecord]  // of batch
+	members slab[storage.Membership] // of records
 
 	backfill backfill
 
@@ -93,8 +94,7 @@ func NewApplier(rows Rows, refetch Refetch, eval *Evaluator, next bucket.OpID, l
 	return &Applier{
 		rows: rows, refetch: refetch, limits: limits, eval: eval, next: next,
 		tables:   map[source.TableID]version{},
-		pending:  map[storage.RowRef]*storage.RowRecord{},
-		absent:   map[storage.RowRef]struct{}{},
+		pending:  map[storage.RowRef]int32{},
 		backfill: newBackfill(),
 	}
 }
@@ -134,7 +134,7 @@ type version struct {
 
 // Pending reports whether anything waits for Flush.
 func (a *Applier) Pending() bool {
-	return len(a.order) > 0 || len(a.batch.Rows) > 0 || len(a.batch.Ops) > 0 || len(a.batch.Lookups) > 0 || len(a.batch.Definitions) > 0
+	return len(a.batch.Rows) > 0 || len(a.batch.Ops) > 0 || len(a.batch.Lookups) > 0 || len(a.batch.Definitions) > 0
 }
 
 // Problems returns the problems met since the last call, and how many more were
@@ -157,6 +157,12 @@ func (a *Applier) problem(p Problem) {
 // committed on the way, unpublished; what is left waits for Flush, so that
 // several small transactions share a commit.
 func (a *Applier) Apply(tx *source.Txn, commit CommitFunc) error {
+	return a.ApplyPrepared(&Prepared{Txn: tx}, commit)
+}
+
+// ApplyPrepared is Apply for a transaction that a Preparer has been at. What it was
+// prepared for may have changed since: it is then evaluated again.
+func (a *Applier) ApplyPrepared(tx *Prepared, commit CommitFunc) error {
 	for i := range tx.Changes {
 		ch := &tx.Changes[i]
 		t := a.Bind(ch.Table)
@@ -166,7 +172,11 @@ func (a *Applier) Apply(tx *source.Txn, commit CommitFunc) error {
 		if a.backfill.hold(t, tx.XID, ch) {
 			continue
 		}
-		if err := a.change(t, ch, commit); err != nil {
+		var r *Row
+		if tx.eval == a.eval {
+			r = tx.rows[i]
+		}
+		if err := a.change(t, ch, r, commit); err != nil {
 			return fmt.Errorf("apply %s of %s: %w", ch.Kind, ch.Table.QualifiedName(), err)
 		}
 	}
@@ -184,19 +194,15 @@ func (a *Applier) Flush(lsn source.LSN, commit CommitFunc) error {
 }
 
 func (a *Applier) commit(commit CommitFunc) error {
-	for _, ref := range a.order {
-		_, absent := a.absent[ref]
-		a.batch.Rows = append(a.batch.Rows, storage.RowWrite{Ref: ref, Record: a.pending[ref], New: absent})
-	}
 	err := commit(&a.batch)
 	clear(a.pending)
-	clear(a.absent)
-	a.order = a.order[:0]
 	// What the batch points to must not outlive it through the reused arrays.
 	clear(a.batch.Ops)
 	clear(a.batch.Rows)
 	clear(a.batch.Lookups)
 	a.batch = storage.Batch{Ops: a.batch.Ops[:0], Rows: a.batch.Rows[:0], Lookups: a.batch.Lookups[:0]}
+	a.records.reset()
+	a.members.reset()
 	a.bytes = 0
 	return err
 }
@@ -209,18 +215,18 @@ func (a *Applier) commitIfFull(commit CommitFunc) error {
 }
 
 func (a *Applier) full() bool {
-	return len(a.batch.Ops)+len(a.batch.Rows)+len(a.order) >= a.limits.Ops || a.bytes >= a.limits.Bytes
+	return len(a.batch.Ops)+len(a.batch.Rows) >= a.limits.Ops || a.bytes >= a.limits.Bytes
 }
 
-// change applies one change of a transaction.
-func (a *Applier) change(t *Table, ch *source.Change, commit CommitFunc) error {
+// change applies one change of a transaction. r is its new row evaluated, or nil.
+func (a *Applier) change(t *Table, ch *source.Change, r *Row, commit CommitFunc) error {
 	switch ch.Kind {
 	case source.Insert:
-		if err := a.put(t, ch.New); err != nil {
+		if err := a.put(t, ch.New, r); err != nil {
 			return err
 		}
 	case source.Update:
-		if err := a.update(t, ch); err != nil {
+		if err := a.update(t, ch, r); err != nil {
 			return err
 		}
 	case source.Delete:
@@ -249,32 +255,41 @@ func (a *Applier) ref(t *Table, row []source.Datum) (storage.RowRef, error) {
 	return storage.RowRef{Table: t.ID, Key: source.RowKey(a.scratch.key)}, err
 }
 
-// record returns the row's record as of the pending batch; nil if there is none.
-func (a *Applier) record(ref storage.RowRef) (*storage.RowRecord, error) {
-	if rec, ok := a.pending[ref]; ok {
-		return rec, nil
-	}
-	rec, ok, err := a.rows.Row(ref)
-	if err != nil {
-		return nil, err
-	}
-	if !ok {
-		a.absent[ref] = struct{}{}
-		return nil, nil
-	}
-	return rec, nil
+// found is what is known of a row before a change: its record as of the pending
+// batch, nil if there is none.
+type found struct {
+	rec   *storage.RowRecord
+	at    int  // in batch.Rows; -1 if the batch does not write it
+	isNew bool // the store has no record of it
 }
 
-func (a *Applier) setRecord(ref storage.RowRef, rec *storage.RowRecord) {
-	if _, ok := a.pending[ref]; !ok {
-		a.order = append(a.order, ref)
+func (a *Applier) find(ref storage.RowRef) (found, error) {
+	if at, ok := a.pending[ref]; ok {
+		return found{rec: a.batch.Rows[at].Record, at: int(at)}, nil
 	}
-	a.pending[ref] = rec
+	rec, ok, err := a.rows.Row(ref)
+	if err != nil || !ok {
+		return found{at: -1, isNew: true}, err
+	}
+	return found{rec: rec, at: -1}, nil
+}
+
+// set replaces the record of a row that had was found of; nil deletes it.
+func (a *Applier) set(ref storage.RowRef, had found, rec *storage.RowRecord) {
+	if had.at >= 0 {
+		a.batch.Rows[had.at].Record = rec
+		return
+	}
+	a.pending[ref] = int32(len(a.batch.Rows))
+	a.batch.Rows = append(a.batch.Rows, storage.RowWrite{Ref: ref, Record: rec, New: had.isNew})
 }
 
 // update applies an update: under whole-row identity as a delete and an insert,
 // else as a new version of the row, which may have got another identity.
-func (a *Applier) update(t *Table, ch *source.Change) error {
+func (a *Applier) update(t *Table, ch *source.Change, r *Row) error {
+	if r != nil && ch.Old == nil {
+		return a.putEvaluated(t, r)
+	}
 	var old *storage.RowRef
 	row := ch.New
 	if ch.Old != nil {
@@ -295,11 +310,11 @@ func (a *Applier) update(t *Table, ch *source.Change) error {
 	}
 	// A value that was kept may have been changed while nobody listened.
 	if slices.ContainsFunc(row, unchanged) && !a.unswept(t.ID) {
-		rec, err := a.record(prior)
+		had, err := a.find(prior)
 		if err != nil {
 			return err
 		}
-		row = fillFromKept(t, row, rec)
+		row = fillFromKept(t, row, had.rec)
 	}
 	if slices.ContainsFunc(row, unchanged) {
 		fresh, ok, err := a.refetch(t.Table, row)
@@ -316,7 +331,7 @@ func (a *Applier) update(t *Table, ch *source.Change) error {
 			return err
 		}
 	}
-	return a.put(t, row)
+	return a.put(t, row, r)
 }
 
 func unchanged(d source.Datum) bool { return d.Encoding == source.Unchanged }
@@ -354,53 +369,62 @@ func fillFromKept(t *Table, row []source.Datum, rec *storage.RowRecord) []source
 	return row
 }
 
-// put makes row, complete, the present version of its source row.
-func (a *Applier) put(t *Table, row []source.Datum) error {
-	r, err := t.Evaluate(row, &a.scratch)
-	if err != nil {
-		return a.tolerate(t, err)
+// put makes row, complete, the present version of its source row. r is it evaluated,
+// or nil.
+func (a *Applier) put(t *Table, row []source.Datum, r *Row) error {
+	if r == nil {
+		var err error
+		if r, err = t.Evaluate(row, &a.scratch); err != nil {
+			return a.tolerate(t, err)
+		}
 	}
 	return a.putEvaluated(t, r)
 }
 
 func (a *Applier) putEvaluated(t *Table, r *Row) error {
 	ref := storage.RowRef{Table: t.ID, Key: r.Key}
-	prior, err := a.record(ref)
+	had, err := a.find(ref)
 	if err != nil {
 		return err
 	}
 	a.backfill.touch(ref)
-	if t.wholeRow && prior != nil {
-		rec := *prior
+	if t.wholeRow && had.rec != nil {
+		rec := a.records.one()
+		*rec = *had.rec
 		rec.Copies++
-		a.setRecord(ref, &rec)
+		a.set(ref, had, rec)
 		return nil
 	}
+	a.reportErrors(t, r)
+	a.replace(ref, had, a.diff(had.rec, r))
+	return nil
+}
+
+func (a *Applier) reportErrors(t *Table, r *Row) {
 	for _, e := range r.Errors {
 		a.problem(Problem{Table: t.QualifiedName(), Row: r.Key, Definition: e.Definition, Message: e.Message})
 	}
-	a.changeRecord(ref, prior, a.diff(prior, r))
-	return nil
 }
 
 // diff emits what changes between a row's record and its evaluation, and returns
 // the new record. Entries whose content stays are left alone: clients have them.
 func (a *Applier) diff(prior *storage.RowRecord, r *Row) *storage.RowRecord {
-	rec := &storage.RowRecord{Kept: r.Kept}
+	rec := a.records.one()
+	rec.Kept = r.Kept
 	var old []storage.Membership
 	var oldLookups []storage.Contribution
 	if prior != nil {
 		old, oldLookups = prior.Memberships, prior.Lookups
 		rec.Copies = prior.Copies
 	}
-	find := membershipFinder(old)
+	find := newMembershipIndex(old)
 	if len(r.Puts) > 0 {
-		rec.Memberships = make([]storage.Membership, 0, len(r.Puts))
+		rec.Memberships = a.members.take(len(r.Puts))[:0]
 	}
 	for i := range r.Puts {
 		p := &r.Puts[i]
 		m := storage.Membership{Bucket: p.Bucket, ObjectType: p.ObjectType, ObjectID: p.ObjectID, Hash: p.Hash}
-		if j := find(&m); j >= 0 && old[j].Hash == p.Hash {
+		if j := find.find(&m); j >= 0 && old[j].Hash == p.Hash {
 			m.Op = old[j].Op
 		} else {
 			m.Op = a.emit(p.Bucket, bucket.Op{
@@ -410,9 +434,9 @@ func (a *Applier) diff(prior *storage.RowRecord, r *Row) *storage.RowRecord {
 		}
 		rec.Memberships = append(rec.Memberships, m)
 	}
-	find = membershipFinder(rec.Memberships)
+	find = newMembershipIndex(rec.Memberships)
 	for i := range old {
-		if find(&old[i]) < 0 {
+		if find.find(&old[i]) < 0 {
 			a.takeBack(&old[i], r.Subkey)
 		}
 	}
@@ -433,33 +457,44 @@ func (a *Applier) diff(prior *storage.RowRecord, r *Row) *storage.RowRecord {
 	return rec
 }
 
-// membershipFinder returns a search for the entry with a membership's bucket and
-// object: its position, or -1. Rows in many buckets get an index.
-func membershipFinder(list []storage.Membership) func(*storage.Membership) int {
-	type key struct {
-		bucket   storage.BucketKey
-		typ, obj string
-	}
+// membershipIndex finds the entry with a membership's bucket and object. Rows in many
+// buckets get an index.
+type membershipIndex struct {
+	list  []storage.Membership
+	index map[entryKey]int
+}
+
+type entryKey struct {
+	bucket   storage.BucketKey
+	typ, obj string
+}
+
+func newMembershipIndex(list []storage.Membership) membershipIndex {
+	x := membershipIndex{list: list}
 	if len(list) <= 16 {
-		return func(m *storage.Membership) int {
-			for i := range list {
-				if list[i].Bucket == m.Bucket && list[i].ObjectID == m.ObjectID && list[i].ObjectType == m.ObjectType {
-					return i
-				}
-			}
-			return -1
-		}
+		return x
 	}
-	index := make(map[key]int, len(list))
+	x.index = make(map[entryKey]int, len(list))
 	for i := range list {
-		index[key{list[i].Bucket, list[i].ObjectType, list[i].ObjectID}] = i
+		x.index[entryKey{list[i].Bucket, list[i].ObjectType, list[i].ObjectID}] = i
 	}
-	return func(m *storage.Membership) int {
-		if i, ok := index[key{m.Bucket, m.ObjectType, m.ObjectID}]; ok {
+	return x
+}
+
+// find returns the entry's place, or -1.
+func (x *membershipIndex) find(m *storage.Membership) int {
+	if x.index != nil {
+		if i, ok := x.index[entryKey{m.Bucket, m.ObjectType, m.ObjectID}]; ok {
 			return i
 		}
 		return -1
 	}
+	for i := range x.list {
+		if x.list[i].Bucket == m.Bucket && x.list[i].ObjectID == m.ObjectID && x.list[i].ObjectType == m.ObjectType {
+			return i
+		}
+	}
+	return -1
 }
 
 func (a *Applier) emit(b storage.BucketKey, op bucket.Op) bucket.OpID {
@@ -489,29 +524,30 @@ func (a *Applier) withdraw(k storage.LookupKey, s bucket.Subkey) {
 // remove takes back everything of a row.
 func (a *Applier) remove(t *Table, ref storage.RowRef) error {
 	a.backfill.touch(ref)
-	rec, err := a.record(ref)
-	if err != nil || rec == nil {
+	had, err := a.find(ref)
+	if err != nil || had.rec == nil {
 		return err
 	}
-	if rec.Copies > 0 {
-		fewer := *rec
+	if had.rec.Copies > 0 {
+		fewer := a.records.one()
+		*fewer = *had.rec
 		fewer.Copies--
-		a.setRecord(ref, &fewer)
+		a.set(ref, had, fewer)
 		return nil
 	}
-	a.removeRecord(ref, rec)
+	a.removeRecord(ref, had)
 	return nil
 }
 
-func (a *Applier) removeRecord(ref storage.RowRef, rec *storage.RowRecord) {
+func (a *Applier) removeRecord(ref storage.RowRef, had found) {
 	s := bucket.SubkeyFor(a.eval.secret, uint32(ref.Table), string(ref.Key))
-	for i := range rec.Memberships {
-		a.takeBack(&rec.Memberships[i], s)
+	for i := range had.rec.Memberships {
+		a.takeBack(&had.rec.Memberships[i], s)
 	}
-	for _, c := range rec.Lookups {
+	for _, c := range had.rec.Lookups {
 		a.withdraw(c.Lookup, s)
 	}
-	a.setRecord(ref, nil)
+	a.set(ref, had, nil)
 }
 
 // truncate applies the truncation of a table.
@@ -529,7 +565,7 @@ func (a *Applier) removeAll(table source.TableID, commit CommitFunc) error {
 		}
 	}
 	return a.rows.RowsOf(table, func(key source.RowKey, rec *storage.RowRecord) error {
-		a.removeRecord(storage.RowRef{Table: table, Key: key}, rec)
+		a.removeRecord(storage.RowRef{Table: table, Key: key}, found{rec: rec, at: -1})
 		return a.commitIfFull(commit)
 	})
 }

@@ -91,6 +91,18 @@ func (b *bench) Row(ref storage.RowRef) (*storage.RowRecord, bool, error) {
 	return rec, ok, nil
 }
 
+func (b *bench) Records(table source.TableID, keys []source.RowKey, found func(int, *storage.RowRecord)) error {
+	if !slices.IsSorted(keys) {
+		b.t.Errorf("records are asked for in the order %q", keys)
+	}
+	for i, k := range keys {
+		if rec, ok := b.rows[storage.RowRef{Table: table, Key: k}]; ok {
+			found(i, rec)
+		}
+	}
+	return nil
+}
+
 func (b *bench) RowsOf(table source.TableID, yield func(source.RowKey, *storage.RowRecord) error) error {
 	var keys []source.RowKey
 	for ref := range b.rows {
@@ -128,7 +140,9 @@ func (b *bench) commit(batch *storage.Batch) error {
 		if r.Record == nil {
 			delete(b.rows, r.Ref)
 		} else {
-			b.rows[r.Ref] = r.Record
+			rec := *r.Record
+			rec.Memberships = slices.Clone(rec.Memberships)
+			b.rows[r.Ref] = &rec
 		}
 	}
 	return nil
@@ -273,6 +287,7 @@ func TestLargeTransactionsComeInParts(t *testing.T) {
 // chunk evaluates a chunk of the table.
 func (b *bench) chunk(rows ...[]source.Datum) *Chunk {
 	c := &Chunk{Table: b.Bind(b.table), Next: 1 << 20, Done: true}
+	c.Reading, _, _ = b.Reading(b.table.ID)
 	var s Scratch
 	for _, r := range rows {
 		e, err := c.Table.Evaluate(r, &s)
@@ -310,7 +325,7 @@ func TestChunksThatMustBeReadAgain(t *testing.T) {
 		"unseen transaction before the low watermark": func(_ *bench, c *Chunk) { c.Unseen = []source.XID{1} },
 		"transaction beyond the snapshot's end":       func(_ *bench, c *Chunk) { c.Next = 1 },
 		"table altered":                               func(b *bench, _ *Chunk) { altered := *b.table; altered.Columns = altered.Columns[:2]; b.Bind(&altered) },
-		"another chunk was to come":                   func(_ *bench, c *Chunk) { c.After = []string{"x"} },
+		"table read anew":                             func(b *bench, _ *Chunk) { b.begin(); b.Low(1, b.table.ID) },
 		"sync config changed": func(b *bench, _ *Chunk) {
 			e := *b.eval
 			b.SetEvaluator(&e, func(storage.DefinitionID) bool { return true })
@@ -332,6 +347,46 @@ func TestChunksThatMustBeReadAgain(t *testing.T) {
 	b := newBench(t, notes(source.IdentityDefault))
 	if err := b.Merge(7, b.chunk(), 1, b.commit); !errors.Is(err, ErrWindow) {
 		t.Errorf("merge without low watermark gave %v, want ErrWindow", err)
+	}
+}
+
+// Chunks may be merged in any order; what is stored of the progress has no gap.
+func TestChunksMergedInAnyOrder(t *testing.T) {
+	b := newBench(t, notes(source.IdentityDefault))
+	b.begin()
+	chunk := func(id uint64, after, last string, rows ...[]source.Datum) *Chunk {
+		b.Low(id, b.table.ID)
+		c := b.chunk(rows...)
+		if after != "" {
+			c.After = []string{after}
+		}
+		c.Last, c.Done = []string{last}, last == ""
+		return c
+	}
+	first := chunk(1, "", "b", row("a", "ann", "x"), row("b", "ann", "x"))
+	second := chunk(2, "b", "c", row("c", "ann", "x"))
+	third := chunk(3, "c", "")
+	for _, step := range []struct {
+		id    uint64
+		chunk *Chunk
+		after []string
+		rows  int64
+	}{
+		{2, second, nil, 0}, {1, first, []string{"c"}, 3},
+	} {
+		if err := b.Merge(step.id, step.chunk, 1, b.commit); err != nil {
+			t.Fatal(err)
+		}
+		p, pending := b.Progress(b.table.ID)
+		if !pending || !slices.Equal(p.After, step.after) || p.Rows != step.rows {
+			t.Errorf("chunk %d: read up to %q, %d rows; want %q and %d", step.id, p.After, p.Rows, step.after, step.rows)
+		}
+	}
+	if err := b.Merge(3, third, 1, b.commit); err != nil {
+		t.Fatal(err)
+	}
+	if !b.Backfilled() || len(b.rows) != 3 {
+		t.Errorf("complete: %t, with %d rows; want 3", b.Backfilled(), len(b.rows))
 	}
 }
 

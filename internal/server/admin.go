@@ -94,7 +94,7 @@ func (o *operator) Status(context.Context) (*admin.Status, error) {
 	health := o.health.Status()
 	s := &admin.Status{
 		Deploying: working, Waits: waits, Supplied: o.deployer.suppliedBy(), Checkpoint: o.activity.checkpoint().String(),
-		Ready: health.Ready, Reason: health.Reason, Backfill: o.activity.backfill(),
+		Ready: health.Ready, Reason: health.Reason, Backfill: o.health.backfills.report(),
 	}
 	if failed != nil {
 		s.Failed = failed.reason.Error()

@@ -1,14 +1,16 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"slices"
 	"sync"
-	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/millrace-sync/millrace/internal/postgres"
 	"github.com/millrace-sync/millrace/internal/replicate"
@@ -18,19 +20,29 @@ import (
 
 // Bounds of a backfill.
 const (
-	chunkRows     = 10_000
-	chunksAhead   = 2 // chunks read and not yet merged
+	// tableReaders is how many chunks are read at once, each by a connection of its
+	// own, of one table or of several.
+	tableReaders = 3
+	// A chunk has chunkRows rows, or fewer where rows are wide: about chunkBytes, and
+	// never more than twice as many and a row.
+	chunkRows     = 20_000
+	chunkBytes    = 8 << 20
+	minChunkRows  = 100
 	chunkAttempts = 10
-	progressLog   = 5 * time.Second
 )
 
 // backfiller reads tables in chunks and hands them to the follower, which merges
 // each when its high watermark comes in the stream (see replicate.Chunk).
+//
+// A table is divided into parts by its key, which readers take one after the other
+// and read chunk by chunk, waiting for each to be merged. A reader that finds no
+// part begins the next table.
 type backfiller struct {
 	conns  *conns
 	stored replicate.Rows
 	log    *slog.Logger
 	run    string // tells our marks from those of another life
+	shown  *backfills
 	// lookAgain asks for the tables to be looked up in the catalog.
 	lookAgain func()
 
@@ -38,16 +50,31 @@ type backfiller struct {
 	eval   *replicate.Evaluator
 	last   uint64
 	chunks map[uint64]*readChunk
-	order  []source.TableID // tables to be read
+	order  []source.TableID // tables that wait to be read
 	tables map[source.TableID]wanted
-	news   chan struct{} // holds a token when order has grown
+	open   []*tableRead  // tables that have parts left
+	news   chan struct{} // holds a token when there is something to be taken
 }
 
-// wanted is a table to be read, and from where.
+// wanted is a table to be read, in which reading, and from where.
 type wanted struct {
-	table *source.Table
-	from  storage.TableProgress
+	table   *source.Table
+	reading replicate.Reading
+	from    storage.TableProgress
 }
+
+// tableRead is a table that is being read. The backfiller's lock guards it, but for
+// what wanted holds.
+type tableRead struct {
+	wanted
+	parts  []part // not begun
+	active int    // parts being read
+	over   bool   // given up
+	width  int    // of a row in bytes, by the last chunk; 0 if that is not known
+}
+
+// part is a range of a table's key.
+type part struct{ after, until []string }
 
 // readChunk is a chunk on its way to be merged. Until it is read only its table is
 // known.
@@ -57,16 +84,17 @@ type readChunk struct {
 	merged chan merged // holds one
 }
 
-// merged is what became of a chunk: where to go on, if there is more to read.
+// merged is what became of a chunk, and which reading of its table is under way now,
+// if there is one.
 type merged struct {
-	err  error
-	next storage.TableProgress
-	more bool
+	err     error
+	reading replicate.Reading
+	more    bool
 }
 
-func newBackfiller(c *conns, stored replicate.Rows, eval *replicate.Evaluator, run string, log *slog.Logger) *backfiller {
+func newBackfiller(c *conns, stored replicate.Rows, eval *replicate.Evaluator, run string, shown *backfills, log *slog.Logger) *backfiller {
 	return &backfiller{
-		conns: c, stored: stored, eval: eval, log: log, run: run,
+		conns: c, stored: stored, eval: eval, log: log, run: run, shown: shown,
 		chunks: map[uint64]*readChunk{}, tables: map[source.TableID]wanted{}, news: make(chan struct{}, 1),
 	}
 }
@@ -74,7 +102,7 @@ func newBackfiller(c *conns, stored replicate.Rows, eval *replicate.Evaluator, r
 // want asks for a table to be read, if some definition is still to read it. A
 // table that waits already is read in this version.
 func (b *backfiller) want(t *source.Table, a *replicate.Applier) {
-	from, pending := a.Progress(t.ID)
+	reading, from, pending := a.Reading(t.ID)
 	if !pending {
 		return
 	}
@@ -83,33 +111,123 @@ func (b *backfiller) want(t *source.Table, a *replicate.Applier) {
 	if _, waits := b.tables[t.ID]; !waits {
 		b.order = append(b.order, t.ID)
 	}
-	b.tables[t.ID] = wanted{t, from}
+	b.tables[t.ID] = wanted{t, reading, from}
+	b.shown.wait(t, from.Rows)
+	b.signal()
+}
+
+func (b *backfiller) signal() {
 	select {
 	case b.news <- struct{}{}:
 	default:
 	}
 }
 
-// pop returns the next table to be read.
-func (b *backfiller) pop() (wanted, bool) {
+// take gives a reader something to do: a part of a table or, without a part, a table
+// to be divided into parts. It waits until there is something.
+func (b *backfiller) take(ctx context.Context) (*tableRead, *part, error) {
+	for {
+		if t, p := b.pop(); t != nil {
+			return t, p, nil
+		}
+		select {
+		case <-b.news:
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		}
+	}
+}
+
+func (b *backfiller) pop() (*tableRead, *part) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	defer func() {
+		if len(b.open) > 0 || len(b.order) > 0 {
+			b.signal() // for the next reader
+		}
+	}()
+	if len(b.open) > 0 {
+		t := b.open[0]
+		p := t.parts[0]
+		if t.parts = t.parts[1:]; len(t.parts) == 0 {
+			b.open = b.open[1:]
+		}
+		t.active++
+		return t, &p
+	}
 	if len(b.order) == 0 {
-		return wanted{}, false
+		return nil, nil
 	}
 	id := b.order[0]
 	b.order = b.order[1:]
 	w := b.tables[id]
 	delete(b.tables, id)
-	return w, true
+	return &tableRead{wanted: w}, nil
 }
 
-// superseded reports whether a newer version of the table waits to be read.
-func (b *backfiller) superseded(id source.TableID) bool {
+// begin makes the parts of a table known.
+func (b *backfiller) begin(t *tableRead, bounds [][]string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	_, ok := b.tables[id]
-	return ok
+	after := t.from.After
+	for _, until := range bounds {
+		t.parts = append(t.parts, part{after, until})
+		after = until
+	}
+	t.parts = append(t.parts, part{after: after})
+	b.open = append(b.open, t)
+	b.signal()
+}
+
+// end notes that a part is no longer read, and reports whether the table is complete.
+func (b *backfiller) end(t *tableRead) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t.active--
+	return t.active == 0 && len(t.parts) == 0 && !t.over
+}
+
+// giveUp ends the reading of a table that was altered, or that no definition reads any
+// more, and reports whether it went on.
+func (b *backfiller) giveUp(t *tableRead) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.shown.drop(t.table.ID)
+	went := !t.over
+	t.over, t.parts = true, nil
+	b.open = slices.DeleteFunc(b.open, func(o *tableRead) bool { return o == t })
+	return went
+}
+
+func (b *backfiller) givenUp(t *tableRead) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return t.over
+}
+
+// limit is how many rows the next chunk of a table may have.
+func (b *backfiller) limit(t *tableRead) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if t.width == 0 {
+		return chunkRows
+	}
+	return max(minChunkRows, min(chunkRows, chunkBytes/t.width))
+}
+
+func (b *backfiller) measured(t *tableRead, rows, size int) {
+	if rows == 0 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	t.width = max(1, size/rows)
+}
+
+func (b *backfiller) evaluator() *replicate.Evaluator {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.eval
 }
 
 func (b *backfiller) setEvaluator(e *replicate.Evaluator) {
@@ -125,13 +243,13 @@ func (b *backfiller) bind(t *source.Table) *replicate.Table {
 	return b.eval.Bind(t)
 }
 
-func (b *backfiller) emit(ctx context.Context, which string, chunk uint64) error {
-	_, err := postgres.Emit(ctx, b.conns.backfill, postgres.MessagePrefix, fmt.Appendf(nil, "%s %s %d", which, b.run, chunk))
+func (b *backfiller) emit(ctx context.Context, conn *pgconn.PgConn, which string, chunk uint64) error {
+	_, err := postgres.Emit(ctx, conn, postgres.MessagePrefix, fmt.Appendf(nil, "%s %s %d", which, b.run, chunk))
 	return err
 }
 
-// begin gives a chunk its number.
-func (b *backfiller) begin(t source.TableID) (uint64, *readChunk) {
+// number gives a chunk its number.
+func (b *backfiller) number(t source.TableID) (uint64, *readChunk) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.last++
@@ -158,8 +276,8 @@ func (b *backfiller) complete(id uint64, chunk *replicate.Chunk) {
 	b.chunks[id].Chunk = chunk
 }
 
-// take returns the chunk whose high watermark has come, nil if it is not ours.
-func (b *backfiller) take(id uint64) *readChunk {
+// arrived returns the chunk whose high watermark has come, nil if it is not ours.
+func (b *backfiller) arrived(id uint64) *readChunk {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	c := b.chunks[id]
@@ -169,88 +287,138 @@ func (b *backfiller) take(id uint64) *readChunk {
 
 // Run reads tables as they are wanted, until ctx ends.
 func (b *backfiller) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for range tableReaders {
+		g.Go(func() error { return b.reader(ctx) })
+	}
+	return g.Wait()
+}
+
+// reader reads what there is to read by a connection that it opens when it is needed.
+func (b *backfiller) reader(ctx context.Context) error {
+	r := &reader{backfiller: b}
+	defer func() {
+		if r.conn != nil {
+			_ = r.conn.Close(context.WithoutCancel(ctx))
+		}
+	}()
 	for {
-		w, ok := b.pop()
-		if !ok {
-			select {
-			case <-b.news:
-				continue
-			case <-ctx.Done():
-				return ctx.Err()
+		t, p, err := b.take(ctx)
+		if err != nil {
+			return err
+		}
+		if r.conn == nil {
+			if r.conn, err = postgres.Connect(ctx, b.conns.config); err != nil {
+				return err
 			}
 		}
-		start := time.Now()
-		rows, err := b.table(ctx, w)
-		switch {
-		case errors.Is(err, postgres.ErrTableChanged):
-			// The stream tells of the new version, if it has not yet, or the catalog.
-			b.lookAgain()
-			b.log.Info("a table was altered while it was read; it will be read again", "table", w.table.QualifiedName(), "reason", err)
-		case err != nil:
-			return fmt.Errorf("backfill of table %s: %w", w.table.QualifiedName(), err)
-		default:
-			seconds := time.Since(start).Seconds()
-			b.log.Info("table read", "table", w.table.QualifiedName(), "rows", rows, "seconds", seconds,
-				"rows_per_second", int(float64(rows-w.from.Rows)/max(seconds, 1e-3)))
+		if p == nil {
+			err = r.divide(ctx, t)
+		} else {
+			err = r.part(ctx, t, p)
+		}
+		if err := b.tolerate(t, err); err != nil {
+			return err
+		}
+		if p == nil || !b.end(t) {
+			continue
+		}
+		// The last part, so the table is read.
+		if err := r.finish(ctx, t); err != nil {
+			return err
 		}
 	}
 }
 
-// table reads one table, chunk by chunk; it reads ahead while chunks are merged.
-func (b *backfiller) table(ctx context.Context, w wanted) (int64, error) {
-	from, rows, logged, attempts := w.from.After, w.from.Rows, time.Now(), 0
-	var waiting []*readChunk
-	for {
-		done := len(waiting) > 0 && waiting[len(waiting)-1].Done
-		if !done && len(waiting) < chunksAhead {
-			bound := b.bind(w.table)
-			if bound == nil {
-				return rows, nil // a deploy has made an end of it
-			}
-			c, err := b.read(ctx, bound, from)
-			if err != nil {
-				return rows, err
-			}
-			waiting = append(waiting, c)
-			from = c.Last
-			continue
+// tolerate returns the error of a reader that ends everything, if it is one.
+func (b *backfiller) tolerate(t *tableRead, err error) error {
+	if errors.Is(err, postgres.ErrTableChanged) {
+		if b.giveUp(t) {
+			// The stream tells of the new version, if it has not yet, or the catalog.
+			b.lookAgain()
+			b.log.Info("a table was altered while it was read; it will be read again", "table", t.table.QualifiedName(), "reason", err)
 		}
-		m, err := waiting[0].result(ctx)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("backfill of table %s: %w", t.table.QualifiedName(), err)
+	}
+	return nil
+}
+
+// finish does what is left to do once all of a table is read.
+func (r *reader) finish(ctx context.Context, t *tableRead) error {
+	if t.from.Sweep && !r.givenUp(t) {
+		if err := r.tolerate(t, r.sweep(ctx, t)); err != nil {
+			return err
+		}
+	}
+	if !r.givenUp(t) {
+		r.shown.end(t.table.ID)
+	}
+	return nil
+}
+
+// reader is one of those who read tables.
+type reader struct {
+	*backfiller
+	conn    *pgconn.PgConn
+	scratch replicate.Scratch
+}
+
+// divide divides a table into parts.
+func (r *reader) divide(ctx context.Context, t *tableRead) error {
+	bound := r.bind(t.table)
+	if bound == nil {
+		r.giveUp(t) // a deploy has made an end of it
+		return nil
+	}
+	split, err := postgres.SplitTable(ctx, r.conn, r.conns.registry, t.table, t.from.After, chunkRows)
+	if err != nil {
+		return err
+	}
+	r.shown.begin(t.table, t.from.Rows, split.Rows)
+	if bound.WholeRow() {
+		split.Bounds = nil
+	}
+	r.begin(t, split.Bounds)
+	return nil
+}
+
+// part reads a part of a table, chunk by chunk.
+func (r *reader) part(ctx context.Context, t *tableRead, p *part) error {
+	from, attempts := p.after, 0
+	for !r.givenUp(t) {
+		bound := r.bind(t.table)
+		if bound == nil {
+			r.giveUp(t) // a deploy has made an end of it
+			return nil
+		}
+		c, err := r.chunk(ctx, t, bound, from, p.until)
 		if err != nil {
-			return rows, err
+			return err
 		}
-		if m.err == nil && m.more && waiting[0].Done && m.next.Sweep {
-			if m, err = b.sweep(ctx, w.table, m.next.After); err != nil {
-				return rows, err
-			}
+		m, err := c.result(ctx)
+		if err != nil {
+			return err
 		}
-		if m.err == nil && !m.more {
-			return rows + int64(len(waiting[0].Rows)), nil
-		}
-		rows = m.next.Rows
 		if m.err == nil {
-			attempts, waiting = 0, waiting[1:]
-			if time.Since(logged) > progressLog {
-				logged = time.Now()
-				b.log.Info("reading table", "table", w.table.QualifiedName(), "rows", rows)
+			r.shown.add(t.table.ID, len(c.Rows))
+			if c.Done || p.until != nil && slices.Equal(c.Last, p.until) {
+				return nil
 			}
+			from, attempts = c.Last, 0
 			continue
 		}
-		if !m.more || b.superseded(w.table.ID) {
-			return rows, fmt.Errorf("%w: %w", postgres.ErrTableChanged, m.err)
+		if !m.more || m.reading != t.reading {
+			return fmt.Errorf("%w: %w", postgres.ErrTableChanged, m.err)
 		}
 		if attempts++; attempts == chunkAttempts {
-			return rows, m.err
+			return m.err
 		}
-		b.log.Info("a chunk is read again", "reason", m.err)
-		// Those read ahead follow a chunk that was not merged: they are refused too.
-		for _, c := range waiting[1:] {
-			if _, err := c.result(ctx); err != nil {
-				return rows, err
-			}
-		}
-		waiting, from = nil, m.next.After
+		r.log.Info("a chunk is read again", "reason", m.err)
 	}
+	return nil
 }
 
 // result waits for what becomes of a chunk.
@@ -263,66 +431,51 @@ func (c *readChunk) result(ctx context.Context) (merged, error) {
 	}
 }
 
-// read reads and evaluates one chunk.
-func (b *backfiller) read(ctx context.Context, t *replicate.Table, after []string) (*readChunk, error) {
-	return b.between(ctx, t.ID, func() (*replicate.Chunk, error) { return b.readRows(ctx, t, after) })
+// chunk reads and evaluates one chunk.
+func (r *reader) chunk(ctx context.Context, t *tableRead, bound *replicate.Table, after, until []string) (*readChunk, error) {
+	return r.between(ctx, t, func() (*replicate.Chunk, error) { return r.rows(ctx, t, bound, after, until) })
 }
 
 // between reads something of a table between two watermarks.
-func (b *backfiller) between(ctx context.Context, table source.TableID, read func() (*replicate.Chunk, error)) (*readChunk, error) {
-	id, c := b.begin(table)
-	if err := b.emit(ctx, "low", id); err != nil {
+func (r *reader) between(ctx context.Context, t *tableRead, read func() (*replicate.Chunk, error)) (*readChunk, error) {
+	id, c := r.number(t.table.ID)
+	if err := r.emit(ctx, r.conn, "low", id); err != nil {
 		return nil, err
 	}
 	chunk, err := read()
 	if err == nil {
-		b.complete(id, chunk)
+		r.complete(id, chunk)
 	}
 	// Also a chunk that could not be read gets its high watermark, which closes its
 	// window.
-	return c, errors.Join(err, b.emit(ctx, "high", id))
+	return c, errors.Join(err, r.emit(ctx, r.conn, "high", id))
 }
 
-// readRows reads and evaluates the rows of a chunk.
-func (b *backfiller) readRows(ctx context.Context, t *replicate.Table, after []string) (*replicate.Chunk, error) {
-	limit := chunkRows
-	if t.WholeRow() {
-		limit = 0 // all at once: equal rows have to be counted
+// rows reads and evaluates what a chunk consists of. A row that fails is left out.
+func (r *reader) rows(ctx context.Context, t *tableRead, bound *replicate.Table, after, until []string) (*replicate.Chunk, error) {
+	chunk := &replicate.Chunk{Table: bound, Reading: t.reading, After: after}
+	q := postgres.ChunkRequest{Table: t.table, After: after, Until: until, Limit: r.limit(t), Bytes: 2 * chunkBytes}
+	if bound.WholeRow() {
+		q.Limit = 0 // all at once: equal rows have to be counted
 	}
-	raw, err := postgres.ReadChunk(ctx, b.conns.backfill, b.conns.registry, postgres.ChunkRequest{Table: t.Table, After: after, Limit: limit})
+	var first error // of a row
+	q.Yield = func(row []source.Datum) error {
+		e, err := bound.Evaluate(row, &r.scratch)
+		if err != nil {
+			first = cmp.Or(first, err)
+			return nil
+		}
+		chunk.Rows = append(chunk.Rows, e)
+		return nil
+	}
+	raw, err := postgres.ReadChunk(ctx, r.conn, r.conns.registry, q)
 	if err != nil {
 		return nil, err
 	}
-	rows, bad := evaluate(t, raw.Rows)
-	if len(bad) > 0 {
-		b.log.Warn("rows could not be evaluated and are left out", "table", t.QualifiedName(), "rows", len(bad), "first", bad[0])
+	r.measured(t, raw.Count, raw.Size)
+	if left := raw.Count - len(chunk.Rows); left > 0 {
+		r.log.Warn("rows could not be evaluated and are left out", "table", t.table.QualifiedName(), "rows", left, "first", first)
 	}
-	return &replicate.Chunk{
-		Table: t, Rows: rows, After: after, Last: raw.Last, Done: raw.Done, Unseen: raw.Unseen, Next: raw.Next,
-	}, nil
-}
-
-// evaluate evaluates the rows of a chunk on all processors. A row that fails is
-// left out, and why is in bad.
-func evaluate(t *replicate.Table, raw [][]source.Datum) (rows []*replicate.Row, bad []error) {
-	rows = make([]*replicate.Row, len(raw))
-	workers := min(runtime.GOMAXPROCS(0), 1+len(raw)/1000)
-	errs := make([][]error, workers)
-	var wg sync.WaitGroup
-	for w := range workers {
-		wg.Go(func() {
-			var s replicate.Scratch
-			for i := w * len(raw) / workers; i < (w+1)*len(raw)/workers; i++ {
-				var err error
-				if rows[i], err = t.Evaluate(raw[i], &s); err != nil {
-					errs[w] = append(errs[w], err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if bad = slices.Concat(errs...); len(bad) > 0 {
-		rows = slices.DeleteFunc(rows, func(r *replicate.Row) bool { return r == nil })
-	}
-	return rows, bad
+	chunk.Last, chunk.Done, chunk.Unseen, chunk.Next = raw.Last, raw.Done, raw.Unseen, raw.Next
+	return chunk, nil
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"fmt"
 	"sync"
 	"time"
 
@@ -19,6 +20,8 @@ type health struct {
 	moved   time.Time // the source was last heard from
 	reason  string    // why replication does not go on; "" if it does
 	notes   [noteKinds]note
+
+	backfills *backfills // has its own lock
 }
 
 // noteKind is something that is worth telling while replication goes on.
@@ -45,8 +48,8 @@ func (h *health) note(kind noteKind, text string, grave bool) {
 	h.notes[kind] = note{text, grave}
 }
 
-func newHealth(now time.Time) *health {
-	return &health{touched: now, reason: "replication has not started"}
+func newHealth(now time.Time, b *backfills) *health {
+	return &health{touched: now, reason: "replication has not started", backfills: b}
 }
 
 // touch notes that the replicator is alive.
@@ -86,7 +89,7 @@ func (h *health) Status() httpapi.Status {
 	case time.Since(h.moved) > stalled:
 		s.Reason = "replication has made no progress for " + time.Since(h.moved).Round(time.Second).String()
 	case !h.serving:
-		s.Reason = "the first backfill is under way"
+		s.Reason = h.firstBackfill()
 	default:
 		s.Ready = true
 	}
@@ -104,4 +107,23 @@ func (h *health) heard() time.Time {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.moved
+}
+
+// firstBackfill says how far the tables are that are being read.
+func (h *health) firstBackfill() string {
+	const most = 5
+	reason := "the first backfill is under way"
+	list := h.backfills.List()
+	for i, t := range list[:min(len(list), most)] {
+		if i == 0 {
+			reason += ": "
+		} else {
+			reason += "; "
+		}
+		reason += t.String()
+	}
+	if len(list) > most {
+		reason += fmt.Sprintf("; and %d tables more", len(list)-most)
+	}
+	return reason
 }

@@ -22,9 +22,9 @@ import (
 
 // Bounds of the replicator.
 const (
-	// eventQueue is how many events the reader may be ahead: transactions, or parts
-	// of one, which postgres bounds in size.
-	eventQueue = 64
+	// eventQueue is how many events may be evaluated ahead: transactions, or parts of
+	// one, which postgres bounds in size. More wait in the stream.
+	eventQueue = 16
 	// groupTxns is how many transactions may share a commit.
 	groupTxns = 512
 	// idleProgress is how often the position is recorded while nothing concerns us.
@@ -55,7 +55,9 @@ type replicator struct {
 	deploys  *deploys
 	health   *health
 	activity *activity
-	log      *slog.Logger
+	// backfills shows how far the tables are that are being read.
+	backfills *backfills
+	log       *slog.Logger
 	// heartbeat is the interval of the marks that let the slot advance while nothing
 	// that concerns us happens on the source.
 	heartbeat time.Duration
@@ -249,7 +251,6 @@ type follower struct {
 	watch    *catalogWatch
 	gone     []source.TableID // to be forgotten before anything is applied
 	blocked  []string         // what keeps the next deploy from becoming current
-	names    map[source.TableID]string
 	changes  changeSet
 	lsn      source.LSN // everything up to here has been applied
 	saved    source.LSN // of the last commit
@@ -306,7 +307,8 @@ func (r *replicator) newFollower(ctx context.Context, c *conns, wanted *target, 
 	// Whoever may write to the database may write messages like ours: the name of
 	// this life is not to be guessed.
 	run := rand.Text()
-	f.backfill = newBackfiller(c, r.store, eval, run, r.log)
+	r.backfills.clear()
+	f.backfill = newBackfiller(c, r.store, eval, run, r.backfills, r.log)
 	f.watch = &catalogWatch{
 		conns: c, run: run, every: r.lookEvery, heartbeat: r.heartbeat, health: r.health, log: r.log, left: 10,
 		all: f.readers.all, held: f.applier.Tables(), seen: set.digest(), found: map[uint64]*tableSet{},
@@ -333,7 +335,7 @@ func heldTables(defs []storage.Definition) []source.TableID {
 func (f *follower) run(ctx context.Context, stream *postgres.Stream) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	f.stream = stream
-	events := make(chan postgres.Event, eventQueue)
+	events := make(chan event, eventQueue)
 	var others sync.WaitGroup
 	for _, work := range []func(context.Context) error{
 		func(ctx context.Context) error { return f.read(ctx, stream, events) },
@@ -352,11 +354,26 @@ func (f *follower) run(ctx context.Context, stream *postgres.Stream) error {
 	return err
 }
 
-func (f *follower) read(ctx context.Context, stream *postgres.Stream, events chan<- postgres.Event) error {
+// event is an event of the stream, its transaction prepared.
+type event struct {
+	postgres.Event
+	txn *replicate.Prepared
+}
+
+// read takes events from the stream and evaluates their rows, ahead of apply.
+func (f *follower) read(ctx context.Context, stream *postgres.Stream, events chan<- event) error {
+	preparer := replicate.NewPreparer(f.backfill.evaluator())
 	for {
-		ev, err := stream.Next(ctx)
+		next, err := stream.Next(ctx)
 		if err != nil {
 			return err
+		}
+		ev := event{Event: next}
+		if next.Txn != nil {
+			if e := f.backfill.evaluator(); e != preparer.Evaluator() {
+				preparer = replicate.NewPreparer(e)
+			}
+			ev.txn = preparer.Prepare(next.Txn)
 		}
 		select {
 		case events <- ev:
@@ -368,7 +385,7 @@ func (f *follower) read(ctx context.Context, stream *postgres.Stream, events cha
 
 // apply applies events as they come. Transactions that are waiting already share a
 // commit; as soon as none waits, what was applied is committed and published.
-func (f *follower) apply(ctx context.Context, events <-chan postgres.Event) error {
+func (f *follower) apply(ctx context.Context, events <-chan event) error {
 	commit := func(b *storage.Batch) error { return f.commit(ctx, b) }
 	for _, id := range f.gone {
 		if err := f.applier.Forget(id, commit); err != nil {
@@ -381,7 +398,7 @@ func (f *follower) apply(ctx context.Context, events <-chan postgres.Event) erro
 	tick := time.NewTicker(idleProgress)
 	defer tick.Stop()
 	for {
-		var ev postgres.Event
+		var ev event
 		select {
 		case ev = <-events:
 		default:
@@ -411,11 +428,11 @@ func (f *follower) apply(ctx context.Context, events <-chan postgres.Event) erro
 	}
 }
 
-func (f *follower) event(ev postgres.Event, commit replicate.CommitFunc) error {
+func (f *follower) event(ev event, commit replicate.CommitFunc) error {
 	f.health.progress(time.Now())
 	switch {
-	case ev.Txn != nil:
-		return f.transaction(ev.Txn, commit)
+	case ev.txn != nil:
+		return f.transaction(ev.txn, commit)
 	case ev.Table != nil:
 		return f.table(ev.Table, commit)
 	case !f.inTxn:
@@ -424,8 +441,8 @@ func (f *follower) event(ev postgres.Event, commit replicate.CommitFunc) error {
 	return nil
 }
 
-func (f *follower) transaction(tx *source.Txn, commit replicate.CommitFunc) error {
-	if err := f.applier.Apply(tx, commit); err != nil {
+func (f *follower) transaction(tx *replicate.Prepared, commit replicate.CommitFunc) error {
+	if err := f.applier.ApplyPrepared(tx, commit); err != nil {
 		return err
 	}
 	f.inTxn = tx.More
@@ -470,7 +487,7 @@ func (f *follower) message(m source.Message, commit replicate.CommitFunc) error 
 
 // merge applies a chunk whose high watermark has come.
 func (f *follower) merge(id uint64, commit replicate.CommitFunc) error {
-	chunk := f.backfill.take(id)
+	chunk := f.backfill.arrived(id)
 	if chunk == nil || chunk.Chunk == nil {
 		f.applier.Abandon(id)
 		return nil
@@ -479,9 +496,10 @@ func (f *follower) merge(id uint64, commit replicate.CommitFunc) error {
 	if err != nil && !errors.Is(err, replicate.ErrWindow) {
 		return err
 	}
-	next, more := f.applier.Progress(chunk.Table.ID)
-	chunk.merged <- merged{err: err, next: next, more: more}
-	return nil
+	reading, _, more := f.applier.Reading(chunk.Table.ID)
+	chunk.merged <- merged{err: err, reading: reading, more: more}
+	f.report()
+	return f.switchDeploy(commit)
 }
 
 // settle commits and publishes what was applied.
@@ -535,7 +553,7 @@ func (f *follower) commit(ctx context.Context, b *storage.Batch) error {
 	at := snap.Checkpoint()
 	snap.Close()
 	f.hub.Publish(at, f.changes.take())
-	f.activity.published(at, f.applier, f.names)
+	f.activity.published(at)
 	f.stream.Confirm(f.store.DurableLSN())
 	if f.held {
 		f.reconciled(at)

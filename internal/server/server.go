@@ -128,7 +128,7 @@ func serve(ctx context.Context, s *service) error {
 	recovered := s.store.Recovered()
 	hub := checkpoint.NewHub(recovered.Checkpoint)
 	current := newDeploys()
-	health := newHealth(time.Now())
+	health := newHealth(time.Now(), newBackfills(s.log))
 	deployer := newDeployer(s.log)
 	if wanted := s.wanted(recovered, deployer); wanted != nil {
 		if before := prepare(recovered, wanted.plan, wanted.source.Text); before.current != nil {
@@ -167,7 +167,7 @@ func serve(ctx context.Context, s *service) error {
 	g, gctx := errgroup.WithContext(work)
 	r := &replicator{
 		config: pg, deployer: deployer, store: s.store, hub: hub,
-		deploys: current, health: health, activity: activity, log: s.log, heartbeat: s.cfg.Connection.Heartbeat, lookEvery: s.lookEvery,
+		deploys: current, health: health, activity: activity, backfills: health.backfills, log: s.log, heartbeat: s.cfg.Connection.Heartbeat, lookEvery: s.lookEvery,
 	}
 	g.Go(func() error { return r.Run(gctx) })
 	g.Go(func() error { return reloader.Run(gctx) })

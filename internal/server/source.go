@@ -19,13 +19,12 @@ type conns struct {
 	config   postgres.Config
 	registry *pgtypes.Registry
 	follower *pgconn.PgConn
-	backfill *pgconn.PgConn
 	catalog  *pgconn.PgConn
 }
 
 func connectAll(ctx context.Context, config postgres.Config) (*conns, error) {
 	c := &conns{config: config, registry: pgtypes.NewRegistry()}
-	for _, conn := range []**pgconn.PgConn{&c.follower, &c.backfill, &c.catalog} {
+	for _, conn := range []**pgconn.PgConn{&c.follower, &c.catalog} {
 		var err error
 		if *conn, err = postgres.Connect(ctx, config); err != nil {
 			c.close()
@@ -36,7 +35,7 @@ func connectAll(ctx context.Context, config postgres.Config) (*conns, error) {
 }
 
 func (c *conns) close() {
-	for _, conn := range []*pgconn.PgConn{c.follower, c.backfill, c.catalog} {
+	for _, conn := range []*pgconn.PgConn{c.follower, c.catalog} {
 		if conn != nil {
 			// The work is over; what closing has to say is of no use.
 			_ = conn.Close(context.Background())

@@ -256,10 +256,6 @@ func (f *follower) table(t *source.Table, commit replicate.CommitFunc) error {
 // look takes notice of what the catalog says, before it is acted upon.
 func (f *follower) look(set *tableSet) {
 	f.reportTables(set)
-	f.names = make(map[source.TableID]string, len(set.tables))
-	for _, t := range set.tables {
-		f.names[t.ID] = t.QualifiedName()
-	}
 	f.blocked = f.state.missing(set)
 	f.deployer.wait(f.blocked)
 }

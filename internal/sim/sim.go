@@ -33,20 +33,36 @@ import (
 type Config struct {
 	Seed  uint64
 	Steps int
-	// SyncConfig is the config under test; its streams read table notes (id, owner,
-	// body) only.
+	// SyncConfig is the config under test; its streams read the tables notes and memos
+	// (id, owner, body) only. Ids of notes begin with n, those of memos with m.
 	SyncConfig string
 	// Want gives the ids and bodies that a user must end up with.
 	Want func(user string, rows map[string]Note) map[string]string
 }
 
-// Note is a row of the simulated table, but for its id.
+// Note is a row of a simulated table, but for its id.
 type Note struct{ Owner, Body string }
 
-// table is the simulated table.
-var table = &source.Table{
-	ID: 7, Schema: "public", Name: "notes",
-	Columns: []source.Column{{Name: "id", Type: text{}, Key: true}, {Name: "owner", Type: text{}}, {Name: "body", Type: text{}}},
+// notes and memos are the simulated tables.
+var (
+	notes  = newTable(7, "notes")
+	memos  = newTable(9, "memos")
+	tables = []*source.Table{notes, memos}
+)
+
+func newTable(id source.TableID, name string) *source.Table {
+	return &source.Table{
+		ID: id, Schema: "public", Name: name,
+		Columns: []source.Column{{Name: "id", Type: text{}, Key: true}, {Name: "owner", Type: text{}}, {Name: "body", Type: text{}}},
+	}
+}
+
+// tableOf returns the table that a row is of.
+func tableOf(id string) *source.Table {
+	if id[0] == 'm' {
+		return memos
+	}
+	return notes
 }
 
 // text is a type whose values are their bytes.
@@ -75,8 +91,9 @@ var users = []string{"ann", "bob", "cem", "dia"}
 // event is one place in the source's log.
 type event struct {
 	txn *source.Txn
-	// low and high are the watermarks of a chunk.
+	// low and high are the watermarks of a chunk, and table what the former is of.
 	low, high uint64
+	table     *source.Table
 }
 
 // World is one simulated run.
@@ -86,45 +103,57 @@ type World struct {
 	plan   *streams.Plan
 
 	// the source
-	rows    map[string]Note
-	log     []event                   // log[i] ends at LSN i+1
-	history []map[string]Note         // history[lsn] is the table as of lsn
-	chunks  map[uint64]*scriptedChunk // written, by id
-	chunk   uint64
+	rows    map[string]Note   // of all tables
+	log     []event           // log[i] ends at LSN i+1
+	history []map[string]Note // history[lsn] is rows as of lsn
+	chunk   uint64            // the last that was begun
 
 	// the service
-	fs        *vfs.MemFS
-	store     *pebblestore.Store
-	hub       *checkpoint.Hub
-	applier   *replicate.Applier
-	deploy    *deploy.Deploy
-	serving   bool
-	at        source.LSN // applied
-	confirmed source.LSN
-	changes   checkpoint.Changes
-	parts     bool // the store has parts that are not published
-	published map[bucket.OpID]source.LSN
-	read      readPlace
+	fs          *vfs.MemFS
+	store       *pebblestore.Store
+	hub         *checkpoint.Hub
+	applier     *replicate.Applier
+	deploy      *deploy.Deploy
+	serving     bool
+	at          source.LSN // applied
+	confirmed   source.LSN
+	changes     checkpoint.Changes
+	unpublished bool // the store has parts that are not published
+	published   map[bucket.OpID]source.LSN
+	parts       []*part // of tables, that are left to be read
 
 	clients []*client
 	// Completed counts the checkpoints that clients completed, Crashes the crashes.
-	Completed, Crashes, Rereads int
-	Compacted                   bucket.Compacted
+	Completed, Crashes int
+	// Rereads counts the chunks that were read again, Ahead those merged before one
+	// that precedes them.
+	Rereads, Ahead int
+	Compacted      bucket.Compacted
 }
 
-// readPlace is how far the backfill has read, whether or not it was merged.
-type readPlace struct {
-	after       []string
-	done        bool
-	outstanding uint64 // the chunk that is on its way, 0 if none
+// part is a range of a table's key that is left to be read, and the chunk of it that
+// is being read, if there is one. As many as chunksAtOnce are read beside each other.
+type part struct {
+	table        *source.Table
+	reading      replicate.Reading
+	after, until []string
+	chunk        *chunk
 }
 
-type scriptedChunk struct {
-	rows        map[string]Note
-	after, last []string
-	done        bool
-	unseen      []source.XID
-	next        source.XID
+const chunksAtOnce = 3
+
+// chunk is a chunk on its way: its low watermark is written, then it is read, then
+// its high watermark is written.
+type chunk struct {
+	id   uint64
+	read bool
+	high bool
+	rows map[string]Note
+	last []string
+	done bool
+
+	unseen []source.XID
+	next   source.XID
 }
 
 // New returns a World with some rows in its table and nothing replicated.
@@ -135,7 +164,7 @@ func New(c Config) (*World, error) {
 	}
 	w := &World{
 		config: c, plan: plan, rng: rand.New(rand.NewPCG(c.Seed, 0)), rows: map[string]Note{},
-		chunks: map[uint64]*scriptedChunk{}, fs: vfs.NewCrashableMem(), published: map[bucket.OpID]source.LSN{},
+		fs: vfs.NewCrashableMem(), published: map[bucket.OpID]source.LSN{},
 	}
 	for range w.rng.IntN(150) {
 		w.rows[w.id()] = w.note()
@@ -147,7 +176,9 @@ func New(c Config) (*World, error) {
 	return w, w.start()
 }
 
-func (w *World) id() string { return fmt.Sprintf("n%d", w.rng.IntN(150)) }
+func (w *World) id() string { return w.idOf(tables[w.rng.IntN(len(tables))]) }
+
+func (w *World) idOf(t *source.Table) string { return fmt.Sprintf("%c%d", t.Name[0], w.rng.IntN(150)) }
 
 func (w *World) note() Note {
 	return Note{users[w.rng.IntN(len(users)-1)], strings.Repeat("x", w.rng.IntN(5))}
@@ -157,7 +188,7 @@ func (w *World) note() Note {
 func (w *World) start() error {
 	ctx := context.Background()
 	var err error
-	if w.store, err = pebblestore.Open(ctx, pebblestore.Options{Dir: "data", FS: w.fs, CacheSize: 1 << 20, MemTableSize: 256 << 10}); err != nil {
+	if w.store, err = pebblestore.Open(ctx, pebblestore.Options{Dir: "data", FS: w.fs, CacheSize: 1 << 20, MemTableSize: 256 << 10, IngestSize: w.rng.IntN(4000)}); err != nil {
 		return err
 	}
 	return w.recover()
@@ -173,7 +204,7 @@ func (w *World) recover() error {
 	if rec.Checkpoint.LSN < w.confirmed {
 		return fmt.Errorf("confirmed %s to the source, and have only %s after a crash", w.confirmed, rec.Checkpoint.LSN)
 	}
-	w.at, w.parts = rec.Checkpoint.LSN, false
+	w.at, w.unpublished = rec.Checkpoint.LSN, false
 	w.hub = checkpoint.NewHub(rec.Checkpoint)
 	w.published[rec.Checkpoint.Op] = w.at
 	diff := deploy.Compare(rec.Definitions, w.plan, rec.NextDefinition)
@@ -185,22 +216,48 @@ func (w *World) recover() error {
 		return nil, false, errors.New("nothing was left out")
 	}
 	w.applier = replicate.NewApplier(w.store, refetch, replicate.NewEvaluator(rec.Secret, w.deploy, nil), rec.NextOp, limits)
-	w.read = readPlace{done: true}
-	if w.serving {
-		w.applier.Backfill(diff.Definitions, []*source.Table{table}, func(storage.DefinitionID, *source.Table) bool { return true })
-		return nil
+	if !w.serving {
+		var pending []storage.Definition
+		for _, i := range diff.New {
+			pending = append(pending, diff.Definitions[i])
+		}
+		if err := w.store.Commit(ctx, &storage.Batch{Definitions: pending, LSN: w.at, Publish: true}); err != nil {
+			return err
+		}
 	}
-	var pending []storage.Definition
-	for _, i := range diff.New {
-		pending = append(pending, diff.Definitions[i])
-	}
-	if err := w.store.Commit(ctx, &storage.Batch{Definitions: pending, LSN: w.at, Publish: true}); err != nil {
-		return err
-	}
-	w.applier.Backfill(diff.Definitions, []*source.Table{table}, func(storage.DefinitionID, *source.Table) bool { return true })
-	progress, _ := w.applier.Progress(table.ID)
-	w.read = readPlace{after: progress.After}
+	w.applier.Backfill(diff.Definitions, tables, w.reads)
+	w.divide()
 	return nil
+}
+
+// reads reports whether a definition reads a table.
+func (w *World) reads(id storage.DefinitionID, t *source.Table) bool {
+	at := slices.Index(w.deploy.IDs, id)
+	return slices.ContainsFunc(w.plan.Definitions[at].Tables, func(p streams.TablePattern) bool { return p.Matches(t) })
+}
+
+// divide divides what is left of the tables into parts.
+func (w *World) divide() {
+	w.parts = nil
+	for _, t := range tables {
+		reading, progress, pending := w.applier.Reading(t.ID)
+		if !pending {
+			continue
+		}
+		var bounds []string
+		for range w.rng.IntN(4) {
+			if id := w.idOf(t); progress.After == nil || id > progress.After[0] {
+				bounds = append(bounds, id)
+			}
+		}
+		slices.Sort(bounds)
+		after := progress.After
+		for _, id := range slices.Compact(bounds) {
+			w.parts = append(w.parts, &part{table: t, reading: reading, after: after, until: []string{id}})
+			after = []string{id}
+		}
+		w.parts = append(w.parts, &part{table: t, reading: reading, after: after})
+	}
 }
 
 // Run carries out the steps and then lets everything come to rest.
@@ -221,7 +278,7 @@ func (w *World) step() error {
 	case n < 20:
 		w.transaction()
 		return nil
-	case n < 35:
+	case n < 38:
 		w.readChunk()
 		return nil
 	case n < 60:
@@ -241,7 +298,7 @@ func (w *World) anyClient() *client { return w.clients[w.rng.IntN(len(w.clients)
 
 // compact compacts the store, all of it or until it is interrupted.
 func (w *World) compact() error {
-	if w.parts {
+	if w.unpublished {
 		return nil // it would wait for them to be published
 	}
 	left := 1 << 30
@@ -274,8 +331,9 @@ func (w *World) transaction() {
 	xid := source.XID(len(w.log) + 1)
 	tx := &source.Txn{XID: xid, Commit: source.LSN(len(w.log) + 1)}
 	if w.rng.IntN(100) == 0 {
-		tx.Changes = append(tx.Changes, source.Change{Kind: source.Truncate, Table: table})
-		clear(w.rows)
+		t := tables[w.rng.IntN(len(tables))]
+		tx.Changes = append(tx.Changes, source.Change{Kind: source.Truncate, Table: t})
+		maps.DeleteFunc(w.rows, func(id string, _ Note) bool { return tableOf(id) == t })
 	}
 	if w.rng.IntN(16) == 0 {
 		// One row changes again and again.
@@ -287,7 +345,7 @@ func (w *World) transaction() {
 				kind = source.Insert
 			}
 			w.rows[id] = n
-			tx.Changes = append(tx.Changes, source.Change{Kind: kind, Table: table, New: row(id, n)})
+			tx.Changes = append(tx.Changes, source.Change{Kind: kind, Table: tableOf(id), New: row(id, n)})
 		}
 	}
 	for range w.rng.IntN(5) {
@@ -297,25 +355,25 @@ func (w *World) transaction() {
 		case !exists:
 			n := w.note()
 			w.rows[id] = n
-			tx.Changes = append(tx.Changes, source.Change{Kind: source.Insert, Table: table, New: row(id, n)})
+			tx.Changes = append(tx.Changes, source.Change{Kind: source.Insert, Table: tableOf(id), New: row(id, n)})
 		case w.rng.IntN(3) == 0:
 			delete(w.rows, id)
-			tx.Changes = append(tx.Changes, source.Change{Kind: source.Delete, Table: table, Old: []source.Datum{datum(id), {}, {}}})
+			tx.Changes = append(tx.Changes, source.Change{Kind: source.Delete, Table: tableOf(id), Old: []source.Datum{datum(id), {}, {}}})
 		case w.rng.IntN(6) == 0:
-			to := w.id()
+			to := w.idOf(tableOf(id))
 			if _, taken := w.rows[to]; taken {
 				continue
 			}
 			delete(w.rows, id)
 			w.rows[to] = old
-			tx.Changes = append(tx.Changes, source.Change{Kind: source.Update, Table: table, Old: []source.Datum{datum(id), {}, {}}, New: row(to, old)})
+			tx.Changes = append(tx.Changes, source.Change{Kind: source.Update, Table: tableOf(id), Old: []source.Datum{datum(id), {}, {}}, New: row(to, old)})
 		default:
 			n := w.note()
 			if w.rng.IntN(4) == 0 {
 				n = old
 			}
 			w.rows[id] = n
-			tx.Changes = append(tx.Changes, source.Change{Kind: source.Update, Table: table, New: row(id, n)})
+			tx.Changes = append(tx.Changes, source.Change{Kind: source.Update, Table: tableOf(id), New: row(id, n)})
 		}
 	}
 	w.append(event{txn: tx})
@@ -329,19 +387,39 @@ func (w *World) append(e event) {
 	w.history = append(w.history, maps.Clone(w.rows))
 }
 
-// readChunk reads a chunk between two watermarks, among whatever transactions the
-// dice put there. Its snapshot may lack the newest transactions though they are in
-// the log, as Postgres' may.
+// readChunk goes on with one of the chunks that are being read, or begins another.
+// Whatever the dice put there comes between.
 func (w *World) readChunk() {
-	if w.read.done || w.read.outstanding != 0 {
+	if len(w.parts) == 0 {
 		return
 	}
-	w.chunk++
-	w.append(event{low: w.chunk})
-	for range w.rng.IntN(3) {
-		w.transaction()
+	p := w.parts[w.rng.IntN(len(w.parts))]
+	switch c := p.chunk; {
+	case c == nil:
+		busy := 0
+		for _, p := range w.parts {
+			if p.chunk != nil {
+				busy++
+			}
+		}
+		if busy < chunksAtOnce {
+			w.chunk++
+			p.chunk = &chunk{id: w.chunk}
+			w.append(event{low: w.chunk, table: p.table})
+		}
+	case !c.read:
+		w.take(p)
+	case !c.high:
+		c.high = true
+		w.append(event{high: c.id})
 	}
-	c := &scriptedChunk{after: w.read.after, next: source.XID(len(w.log) + 1), rows: map[string]Note{}}
+}
+
+// take reads the rows of a chunk. Its snapshot may lack the newest transactions
+// though they are in the log, as Postgres' may.
+func (w *World) take(p *part) {
+	c := p.chunk
+	c.read, c.rows, c.next = true, map[string]Note{}, source.XID(len(w.log)+1)
 	seen := len(w.log)
 	if w.rng.IntN(2) == 0 {
 		seen = max(0, seen-w.rng.IntN(6))
@@ -355,24 +433,17 @@ func (w *World) readChunk() {
 	}
 	limit := 5 + w.rng.IntN(60)
 	for _, id := range slices.Sorted(maps.Keys(w.history[seen])) {
-		if w.read.after != nil && id <= w.read.after[0] {
+		if tableOf(id) != p.table || p.after != nil && id <= p.after[0] || p.until != nil && id > p.until[0] {
 			continue
 		}
-		if len(c.rows) == limit {
-			break
-		}
 		c.rows[id] = w.history[seen][id]
-		c.last = []string{id}
+		if c.last = []string{id}; len(c.rows) == limit {
+			return
+		}
 	}
-	if c.done = len(c.rows) < limit; c.last == nil {
-		c.last = c.after
+	if c.done = p.until == nil; !c.done {
+		c.last = p.until
 	}
-	for range w.rng.IntN(3) {
-		w.transaction()
-	}
-	w.chunks[w.chunk] = c
-	w.read.outstanding = w.chunk
-	w.append(event{high: w.chunk})
 }
 
 // follow lets the replicator apply the next events and perhaps publish.
@@ -407,7 +478,7 @@ func (w *World) apply(e event) error {
 		return err
 	}
 	if e.low != 0 {
-		w.applier.Low(e.low, table.ID)
+		w.applier.Low(e.low, e.table.ID)
 	}
 	w.at++
 	if e.high != 0 {
@@ -417,31 +488,37 @@ func (w *World) apply(e event) error {
 }
 
 func (w *World) merge(id uint64) error {
-	c := w.chunks[id]
-	if c == nil || w.read.outstanding != id {
+	at := slices.IndexFunc(w.parts, func(p *part) bool { return p.chunk != nil && p.chunk.id == id })
+	if at < 0 {
 		w.applier.Abandon(id) // read in an earlier life
 		return nil
 	}
-	w.read.outstanding = 0
-	bound := w.applier.Bind(table)
-	chunk := &replicate.Chunk{Table: bound, After: c.after, Last: c.last, Done: c.done, Unseen: c.unseen, Next: c.next}
+	p := w.parts[at]
+	c := p.chunk
+	p.chunk = nil
+	bound := w.applier.Bind(p.table)
+	merging := &replicate.Chunk{Table: bound, Reading: p.reading, After: p.after, Last: c.last, Done: c.done, Unseen: c.unseen, Next: c.next}
 	var s replicate.Scratch
 	for _, id := range slices.Sorted(maps.Keys(c.rows)) {
 		r, err := bound.Evaluate(row(id, c.rows[id]), &s)
 		if err != nil {
 			return err
 		}
-		chunk.Rows = append(chunk.Rows, r)
+		merging.Rows = append(merging.Rows, r)
 	}
-	err := w.applier.Merge(id, chunk, w.at, w.commit)
-	if errors.Is(err, replicate.ErrWindow) {
+	switch err := w.applier.Merge(id, merging, w.at, w.commit); {
+	case errors.Is(err, replicate.ErrWindow):
 		w.Rereads++
 		return nil
-	}
-	if err != nil {
+	case err != nil:
 		return err
 	}
-	w.read.after, w.read.done = c.last, c.done
+	if p.after = c.last; c.done || p.until != nil && p.after[0] == p.until[0] {
+		w.parts = slices.Delete(w.parts, at, at+1)
+	}
+	if at > 0 {
+		w.Ahead++
+	}
 	return w.flush()
 }
 
@@ -467,7 +544,7 @@ func (w *World) commit(b *storage.Batch) error {
 			w.changes.Lookups = append(w.changes.Lookups, k)
 		}
 	}
-	if w.parts = !b.Publish; w.parts {
+	if w.unpublished = !b.Publish; w.unpublished {
 		return nil
 	}
 	snap, err := w.store.Snapshot()

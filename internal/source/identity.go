@@ -51,7 +51,12 @@ func appendKeyValue(dst []byte, v Value) []byte {
 	case KindReal:
 		dst = strconv.AppendFloat(dst, v.Real(), 'g', -1, 64)
 	default:
-		for s := v.Str(); s != ""; s = s[1:] {
+		s := v.Str()
+		if strings.IndexByte(s, 0) < 0 {
+			dst = append(dst, s...)
+			break
+		}
+		for ; s != ""; s = s[1:] {
 			if s[0] == 0 {
 				dst = append(dst, 0, 0xFF)
 				continue

@@ -141,8 +141,10 @@ func pebbleOptions(opts Options, lock *pebble.Lock, h *health) *pebble.Options {
 		// Room for bursts while a flush is under way.
 		MemTableStopWritesThreshold: 4,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
-		L0CompactionThreshold:       8,
-		L0StopWritesThreshold:       1000,
+		// An op's place in a bucket follows all earlier ones, so that tables of L0 are
+		// read one after the other: more of them cost little, merging them often does.
+		L0CompactionThreshold: 16,
+		L0StopWritesThreshold: 1000,
 		EventListener: &pebble.EventListener{
 			// A table that cannot be read must not stop the rest.
 			DataCorruption: func(info pebble.DataCorruptionInfo) { h.Errorf("%s", info) },

@@ -290,7 +290,7 @@ func (s *Store) records(table source.TableID, keys []source.RowKey, found func(i
 		if err != nil {
 			return err
 		}
-		rec, err := record.DecodeRow(value)
+		rec, err := record.DecodeRow(bytes.Clone(value))
 		if err != nil {
 			return err
 		}
