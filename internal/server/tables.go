@@ -250,6 +250,9 @@ func (f *follower) table(t *source.Table, commit replicate.CommitFunc) error {
 	}
 	f.log.Info("a table is new or has been altered: it is read", "table", t.QualifiedName())
 	f.backfill.want(t, f.applier)
+	// The stream may be behind what the catalog was last seen to say, which would then
+	// not come again.
+	f.watch.again()
 	return nil
 }
 

@@ -14,6 +14,20 @@ ALTER TABLE notes ADD COLUMN extra text DEFAULT 'hi';
 ALTER TABLE notes ADD COLUMN more integer DEFAULT 7;
 UPDATE notes SET more = 8 WHERE id = 'a';
 
+-- columns with a default in two tables, after a change of a row of the one
+UPDATE notes SET n = 12 WHERE id = 'a';
+ALTER TABLE notes ADD COLUMN late text DEFAULT 'so far';
+ALTER TABLE logs_1 ADD COLUMN late text DEFAULT 'so far';
+
+-- columns with a default in two tables, after a change of a row of the other
+UPDATE logs_1 SET line = 'changed';
+ALTER TABLE notes ADD COLUMN later integer DEFAULT 8;
+ALTER TABLE logs_1 ADD COLUMN later integer DEFAULT 8;
+
+-- they go again
+ALTER TABLE notes DROP COLUMN late, DROP COLUMN later;
+ALTER TABLE logs_1 DROP COLUMN late, DROP COLUMN later;
+
 -- a column renamed
 ALTER TABLE notes RENAME COLUMN body TO text;
 
