@@ -43,6 +43,7 @@ type Step struct {
 	Device  int    // of a client round: from 1; 0 is none
 	Network string // of a service round "source" or "clients"; of a device "service" or "backend"
 	Lasts   int    // until it is over
+	ForGood bool   // half-open connections that nobody resets: who uses them must notice
 	Amount  int    // bytes for truncate, milliseconds for delay
 
 	// What happens while the service is down.
@@ -62,6 +63,9 @@ func (s Step) String() string {
 	text += string(s.Fault)
 	if s.Amount > 0 {
 		text += fmt.Sprintf(" %d", s.Amount)
+	}
+	if s.ForGood {
+		text += " for good"
 	}
 	if s.Lasts > 0 {
 		text += fmt.Sprintf(" for %d", s.Lasts)
@@ -98,10 +102,6 @@ func (p Plan) String() string {
 	return text.String()
 }
 
-// dropSlots: the service is not yet able to go on without its slot and show nothing
-// wrong meanwhile.
-const dropSlots = false
-
 // ServicePlan makes the plan of a service round, of up to faults faults.
 func ServicePlan(seed uint64, deploys []string, faults int) Plan {
 	rng := rand.New(rand.NewPCG(seed, 1))
@@ -134,12 +134,14 @@ func ServicePlan(seed uint64, deploys []string, faults int) Plan {
 				s.Network = "clients"
 			}
 			networkFault(rng, &s)
+			// It takes the service a minute to notice, so this is rare.
+			s.ForGood = s.Fault == SilenceNetwork && s.Network == "source" && rng.IntN(40) == 0
 		}
 		if s.Fault == KillService || s.Fault == StopService {
 			if rng.IntN(2) == 0 {
 				s.Deploy = deploys[rng.IntN(len(deploys))]
 			}
-			s.DropSlot, s.Compact = rng.IntN(6) == 0 && dropSlots, rng.IntN(6) == 0
+			s.DropSlot, s.Compact = rng.IntN(6) == 0, rng.IntN(6) == 0
 		}
 		p.Steps = append(p.Steps, s)
 	}
@@ -210,7 +212,7 @@ func (p *Proxy) Break(s Step) {
 // Mend ends a network's fault.
 func (p *Proxy) Mend(s Step) {
 	p.Heal()
-	if s.Fault == SilenceNetwork {
+	if s.Fault == SilenceNetwork && !s.ForGood {
 		p.Cut() // what the peers would notice by themselves after a minute
 	}
 }

@@ -39,7 +39,7 @@ var (
 
 const (
 	// settles bounds how long everything may take to come right after the last fault.
-	settles = 90 * time.Second
+	settles = 2 * time.Minute
 	// roundLasts bounds a round.
 	roundLasts = 4 * time.Minute
 	shortRun   = 10 // rounds, unless -rounds says otherwise
