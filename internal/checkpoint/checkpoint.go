@@ -15,6 +15,7 @@ package checkpoint
 
 import (
 	"container/heap"
+	"slices"
 	"sync"
 
 	"github.com/millrace-sync/millrace/internal/source"
@@ -23,17 +24,32 @@ import (
 
 // Changes names what a checkpoint changed since the one before.
 type Changes struct {
-	// All stands for every bucket and lookup, when there were too many to name.
+	// All stands for every bucket and lookup, when it is not known which changed.
 	All     bool
 	Buckets []storage.BucketKey // each once
 	Lookups []storage.LookupKey // each once
+	// Many has more of both, when there were too many to name; nil if not.
+	Many *Filter
 }
+
+func (c *Changes) any() bool {
+	return c.All || c.Many != nil || len(c.Buckets) > 0 || len(c.Lookups) > 0
+}
+
+// The publications that are remembered, for watchers whose view was being evaluated
+// meanwhile: so many, naming so many buckets and lookups in all.
+const (
+	maxRecent     = 1000
+	maxRecentKeys = 20_000
+)
 
 // Hub is the meeting point of one replicator and many sessions.
 type Hub struct {
 	mu       sync.Mutex
 	latest   storage.Checkpoint
-	version  uint64 // counts publications that named changes
+	version  uint64    // counts publications that named changes
+	recent   []Changes // the last of them, the one of version last
+	keys     int       // that recent names
 	watchers map[*Watcher]struct{}
 	buckets  map[storage.BucketKey]map[*Watcher]int // → position in the watcher's list
 	lookups  map[storage.LookupKey]map[*Watcher]struct{}
@@ -66,34 +82,69 @@ func (h *Hub) Publish(c storage.Checkpoint, changes Changes) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.latest = c
-	if changes.All || len(changes.Buckets) > 0 || len(changes.Lookups) > 0 {
-		h.version++
+	if changes.any() {
+		h.remember(changes)
 	}
 	if changes.All {
 		for w := range h.watchers {
-			w.dirty.All = true
-			w.wake()
+			w.dirtyAll()
 		}
 	}
 	for _, b := range changes.Buckets {
 		for w, i := range h.buckets[b] {
-			if !w.marked[i] {
-				w.marked[i] = true
-				w.dirty.Buckets = append(w.dirty.Buckets, i)
-			}
-			w.wake()
+			w.dirtyBucket(i)
 		}
 	}
 	for _, l := range changes.Lookups {
 		for w := range h.lookups[l] {
-			w.dirty.Lookups = true
-			w.wake()
+			w.dirtyLookups()
 		}
+	}
+	if changes.Many != nil {
+		h.publishMany(changes.Many)
 	}
 	for len(h.waiting) > 0 && h.waiting[0].lsn <= c.LSN {
 		next := heap.Pop(&h.waiting).(waiter)
 		h.wakeUser(next.user)
 	}
+}
+
+// publishMany goes through all that is watched, which is less than what changed.
+func (h *Hub) publishMany(f *Filter) {
+	for b, watchers := range h.buckets {
+		if f.MayHaveBucket(b) {
+			for w, i := range watchers {
+				w.dirtyBucket(i)
+			}
+		}
+	}
+	for l, watchers := range h.lookups {
+		if f.MayHaveLookup(l) {
+			for w := range watchers {
+				w.dirtyLookups()
+			}
+		}
+	}
+}
+
+// remember keeps changes as the newest, and forgets old ones beyond the bounds.
+func (h *Hub) remember(c Changes) {
+	h.version++
+	h.recent = append(h.recent, c)
+	h.keys += weight(&c)
+	for len(h.recent) > maxRecent || h.keys > maxRecentKeys && len(h.recent) > 0 {
+		h.keys -= weight(&h.recent[0])
+		h.recent[0] = Changes{}
+		h.recent = h.recent[1:]
+	}
+}
+
+// weight is what changes count for in the bound of what is remembered.
+func weight(c *Changes) int {
+	if c.Many != nil {
+		return maxRecentKeys/2 + 1 // at most one
+	}
+	return len(c.Buckets) + len(c.Lookups)
 }
 
 // Rewind makes c the newest checkpoint, although its LSN is behind that of the last:
@@ -185,6 +236,64 @@ func (w *Watcher) wake() {
 	}
 }
 
+// The following are for the Hub, which holds its lock.
+
+func (w *Watcher) dirtyAll() {
+	w.dirty.All = true
+	w.wake()
+}
+
+func (w *Watcher) dirtyLookups() {
+	w.dirty.Lookups = true
+	w.wake()
+}
+
+func (w *Watcher) dirtyBucket(i int) {
+	if !w.marked[i] {
+		w.marked[i] = true
+		w.dirty.Buckets = append(w.dirty.Buckets, i)
+	}
+	w.wake()
+}
+
+// catchUp marks what was published after the last Take and concerns what is watched
+// now.
+func (w *Watcher) catchUp() {
+	h := w.hub
+	missed := h.version - w.version
+	if missed > uint64(len(h.recent)) {
+		w.dirtyAll()
+		return
+	}
+	for _, c := range h.recent[uint64(len(h.recent))-missed:] {
+		if c.All {
+			w.dirtyAll()
+			return
+		}
+		for _, b := range c.Buckets {
+			if i, ok := h.buckets[b][w]; ok {
+				w.dirtyBucket(i)
+			}
+		}
+		for _, l := range c.Lookups {
+			if _, ok := h.lookups[l][w]; ok {
+				w.dirtyLookups()
+			}
+		}
+		if c.Many == nil {
+			continue
+		}
+		for i, b := range w.buckets {
+			if c.Many.MayHaveBucket(b) {
+				w.dirtyBucket(i)
+			}
+		}
+		if slices.ContainsFunc(w.lookups, c.Many.MayHaveLookup) {
+			w.dirtyLookups()
+		}
+	}
+}
+
 // Take returns the newest checkpoint and what may have changed since the last
 // Take. Changes from now on are for the next one.
 func (w *Watcher) Take() (storage.Checkpoint, Dirty) {
@@ -212,8 +321,8 @@ func (w *Watcher) Pending() bool {
 }
 
 // Set replaces what the session watches: the buckets of its view and the lookups
-// that led to it, as of the last Take. If something was published since, the
-// watcher cannot know whether it was concerned and is woken with All.
+// that led to it, as of the last Take. The watcher is woken if something of it was
+// published since, and with All if too much was for the Hub to remember.
 func (w *Watcher) Set(buckets []storage.BucketKey, lookups []storage.LookupKey) {
 	h := w.hub
 	h.mu.Lock()
@@ -237,10 +346,7 @@ func (w *Watcher) Set(buckets []storage.BucketKey, lookups []storage.LookupKey) 
 		}
 		m[w] = struct{}{}
 	}
-	if w.version != h.version {
-		w.dirty.All = true
-		w.wake()
-	}
+	w.catchUp()
 }
 
 // Await asks to be woken with Write once lsn is reached.

@@ -75,16 +75,90 @@ func TestSlowReaderGetsTheNewestStateOnce(t *testing.T) {
 // What is published between Take and Set must not be missed: the watcher does not
 // yet watch the buckets of its new view.
 func TestPublishBetweenTakeAndSet(t *testing.T) {
-	h := NewHub(at(0, 0))
-	w := h.Watch("u")
-	w.Take()
-	h.Publish(at(1, 1), Changes{Buckets: []storage.BucketKey{key(1)}})
-	w.Set([]storage.BucketKey{key(1)}, nil)
-	if !woken(w) {
-		t.Fatal("not woken")
+	many := NewFilter()
+	many.AddBucket(key(1))
+	many.AddLookup(lookup(7))
+	for name, c := range map[string]struct {
+		published []Changes
+		want      Dirty
+	}{
+		"nothing":            {nil, Dirty{}},
+		"a bucket":           {[]Changes{{Buckets: []storage.BucketKey{key(5), key(1)}}}, Dirty{Buckets: []int{1}}},
+		"a bucket twice":     {[]Changes{{Buckets: []storage.BucketKey{key(1)}}, {Buckets: []storage.BucketKey{key(1)}}}, Dirty{Buckets: []int{1}}},
+		"a lookup":           {[]Changes{{Lookups: []storage.LookupKey{lookup(7)}}}, Dirty{Lookups: true}},
+		"what others watch":  {[]Changes{{Buckets: []storage.BucketKey{key(5)}, Lookups: []storage.LookupKey{lookup(5)}}}, Dirty{}},
+		"everything":         {[]Changes{{All: true}, {Buckets: []storage.BucketKey{key(1)}}}, Dirty{All: true}},
+		"many":               {[]Changes{{Many: many}}, Dirty{Buckets: []int{1}, Lookups: true}},
+		"too often":          {make([]Changes, maxRecent+1), Dirty{All: true}},
+		"as often as can be": {make([]Changes, maxRecent), Dirty{}},
+		"too much":           {[]Changes{{Buckets: make([]storage.BucketKey, maxRecentKeys)}, {Buckets: []storage.BucketKey{key(5)}}}, Dirty{All: true}},
+	} {
+		h := NewHub(at(0, 0))
+		// What was published before the Take does not count.
+		h.Publish(at(1, 1), Changes{Buckets: []storage.BucketKey{key(0)}, Lookups: []storage.LookupKey{lookup(7)}})
+		w := h.Watch("u")
+		w.Take()
+		for i, p := range c.published {
+			if !p.any() {
+				p.Buckets = []storage.BucketKey{key(5)}
+			}
+			h.Publish(at(2+i, 1), p)
+		}
+		w.Set([]storage.BucketKey{key(0), key(1)}, []storage.LookupKey{lookup(7)})
+		if woken(w) != c.want.Any() {
+			t.Errorf("%s: woken is %v", name, !c.want.Any())
+		}
+		_, d := w.Take()
+		if d.All != c.want.All || !d.All && (d.Lookups != c.want.Lookups || !slices.Equal(d.Buckets, c.want.Buckets)) {
+			t.Errorf("%s: took %+v, want %+v", name, d, c.want)
+		}
+		if len(h.recent) > maxRecent || h.keys > maxRecentKeys {
+			t.Errorf("%s: %d publications of %d keys are remembered", name, len(h.recent), h.keys)
+		}
 	}
-	if _, d := w.Take(); !d.All {
-		t.Errorf("took %+v, want All", d)
+}
+
+// Buckets and lookups that were too many to name wake those who watch them.
+func TestManyChanges(t *testing.T) {
+	const changed = 300_000
+	h := NewHub(at(0, 0))
+	f := NewFilter()
+	for i := range changed {
+		f.AddBucket(key(i))
+	}
+	f.AddLookup(lookup(3))
+	var watchers []*Watcher
+	watch := func(buckets []storage.BucketKey, lookups []storage.LookupKey) *Watcher {
+		w := h.Watch("u")
+		w.Take()
+		w.Set(buckets, lookups)
+		return w
+	}
+	for i := range 2000 {
+		watchers = append(watchers, watch([]storage.BucketKey{key(-1 - i), key(i * 150)}, nil))
+	}
+	reads := watch(nil, []storage.LookupKey{lookup(2), lookup(3)})
+	var others []*Watcher
+	for i := range 2000 {
+		others = append(others, watch([]storage.BucketKey{key(changed + i)}, []storage.LookupKey{lookup(100 + i)}))
+	}
+	h.Publish(at(1, 1), Changes{Many: f})
+	for i, w := range watchers {
+		if _, d := w.Take(); d.All || d.Lookups || !slices.Contains(d.Buckets, 1) {
+			t.Fatalf("watcher %d took %+v, want its changed bucket", i, d)
+		}
+	}
+	if _, d := reads.Take(); !d.Lookups {
+		t.Errorf("took %+v, want lookups", d)
+	}
+	disturbed := 0
+	for _, w := range others {
+		if woken(w) {
+			disturbed++
+		}
+	}
+	if disturbed > 20 {
+		t.Errorf("%d of %d watchers that are not concerned were woken", disturbed, len(others))
 	}
 }
 
@@ -126,6 +200,19 @@ func TestCloseForgets(t *testing.T) {
 	}
 }
 
+// changes tells of a bucket in one of the ways there are.
+func changes(rng *rand.Rand, k storage.BucketKey) Changes {
+	switch rng.IntN(20) {
+	case 0:
+		return Changes{All: true}
+	case 1:
+		f := NewFilter()
+		f.AddBucket(k)
+		return Changes{Many: f}
+	}
+	return Changes{Buckets: []storage.BucketKey{k}}
+}
+
 // A watcher that always looks again when it is woken ends with every bucket's
 // newest version, whatever the order of publications, takes and changes of view.
 func TestNothingIsMissed(t *testing.T) {
@@ -154,7 +241,7 @@ func TestNothingIsMissed(t *testing.T) {
 					k := key(rng.IntN(6))
 					op++
 					versions[k]++
-					h.Publish(at(op, source.LSN(op)), Changes{Buckets: []storage.BucketKey{k}})
+					h.Publish(at(op, source.LSN(op)), changes(rng, k))
 				}
 				w.Set(view, nil)
 				return
@@ -169,7 +256,7 @@ func TestNothingIsMissed(t *testing.T) {
 				k := key(rng.IntN(6))
 				op++
 				versions[k]++
-				h.Publish(at(op, source.LSN(op)), Changes{Buckets: []storage.BucketKey{k}})
+				h.Publish(at(op, source.LSN(op)), changes(rng, k))
 			} else if woken(w) {
 				look()
 			}

@@ -29,9 +29,9 @@ const (
 	groupTxns = 512
 	// idleProgress is how often the position is recorded while nothing concerns us.
 	idleProgress = time.Second
-	// maxChangedBuckets is how many changed buckets or lookups are named to the hub
-	// at once; beyond it, every session looks for itself.
-	maxChangedBuckets = 100_000
+	// maxChanged is how many changed buckets and lookups are named to the hub at once;
+	// beyond it, they are told by a filter.
+	maxChanged = 100_000
 )
 
 // replicaStore is what a replicator needs of the store. Its methods are described
@@ -616,7 +616,7 @@ func (f *follower) report() {
 type changeSet struct {
 	buckets map[storage.BucketKey]struct{}
 	lookups map[storage.LookupKey]struct{}
-	all     bool
+	many    *checkpoint.Filter
 }
 
 func newChangeSet() changeSet {
@@ -627,33 +627,43 @@ func (c *changeSet) add(b *storage.Batch) {
 	// What is dropped is in nobody's view: sessions have been told of the deploy that
 	// took its place before.
 	for i := range b.Ops {
-		if c.all {
-			return
-		}
 		c.buckets[b.Ops[i].Bucket] = struct{}{}
-		c.all = len(c.buckets) > maxChangedBuckets
+		c.bound()
 	}
 	for i := range b.Lookups {
-		if c.all {
-			return
-		}
 		c.lookups[b.Lookups[i].Lookup] = struct{}{}
-		c.all = len(c.lookups) > maxChangedBuckets
+		c.bound()
 	}
 }
 
-func (c *changeSet) take() checkpoint.Changes {
-	out := checkpoint.Changes{All: c.all}
-	if !c.all {
-		for b := range c.buckets {
-			out.Buckets = append(out.Buckets, b)
-		}
-		for l := range c.lookups {
-			out.Lookups = append(out.Lookups, l)
-		}
+// bound moves what was named to the filter, once it is too much.
+func (c *changeSet) bound() {
+	if len(c.buckets)+len(c.lookups) < maxChanged {
+		return
+	}
+	if c.many == nil {
+		c.many = checkpoint.NewFilter()
+	}
+	for b := range c.buckets {
+		c.many.AddBucket(b)
+	}
+	for l := range c.lookups {
+		c.many.AddLookup(l)
 	}
 	clear(c.buckets)
 	clear(c.lookups)
-	c.all = false
+}
+
+func (c *changeSet) take() checkpoint.Changes {
+	out := checkpoint.Changes{Many: c.many}
+	for b := range c.buckets {
+		out.Buckets = append(out.Buckets, b)
+	}
+	for l := range c.lookups {
+		out.Lookups = append(out.Lookups, l)
+	}
+	clear(c.buckets)
+	clear(c.lookups)
+	c.many = nil
 	return out
 }
