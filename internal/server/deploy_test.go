@@ -1,8 +1,11 @@
 package server
 
 import (
+	"flag"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/millrace-sync/millrace/internal/storage"
 	"github.com/millrace-sync/millrace/internal/streams"
@@ -156,5 +159,63 @@ func TestPrepareGoesOn(t *testing.T) {
 	rec.Deploys[1].State = storage.DeployFailed
 	if got := storedTarget(rec, false); got == nil || got.source.Text != ownNotes {
 		t.Errorf("the newest that did not fail is %+v", got)
+	}
+}
+
+var redeployRows = flag.Int("redeploy-rows", 20_000, "rows of the table in TestRedeployReachesNobodyElse")
+
+// Adding a stream to nine sends the clients of the nine no data, and ends none of
+// their connections.
+func TestRedeployReachesNobodyElse(t *testing.T) {
+	config := func(streams int) string {
+		text := "config: {edition: 3}\nstreams:\n"
+		for i := range streams {
+			text += fmt.Sprintf("  s%d: {auto_subscribe: true, query: SELECT * FROM items WHERE kind = %d AND auth.user_id() = 'u%d'}\n", i, i, i)
+		}
+		return text
+	}
+	const streams = 10
+	dsn, conn := database(t, shared.Cluster(t), "CREATE TABLE items (id text PRIMARY KEY, kind integer, body text)",
+		fmt.Sprintf("INSERT INTO items SELECT 'i'||i, i %% %d, 'body '||i FROM generate_series(1, %d) i", streams, *redeployRows))
+	in := newInstance(t, dsn)
+	in.start(config(streams - 1))
+	clients := make([]*client, streams)
+	operations := func(c *client) int {
+		n := 0
+		for _, ops := range c.received() {
+			n += ops
+		}
+		return n
+	}
+	for i := range clients {
+		clients[i] = in.connect(fmt.Sprintf("u%d", i))
+		clients[i].until("first sync", func() bool { return clients[i].synced > 0 && (i == streams-1) == (len(clients[i].visible) == 0) })
+	}
+	before := make([]int, streams)
+	for i, c := range clients {
+		before[i] = operations(c)
+	}
+	start := time.Now()
+	in.rewrite(config(streams))
+	last := clients[streams-1]
+	last.until("the added stream", func() bool { return len(last.visible) == *redeployRows/streams })
+	t.Logf("the added stream came after %s", time.Since(start).Round(time.Millisecond))
+	// A change after the deploy, so that whatever the deploy had for the others is there.
+	exec(t, conn, "UPDATE items SET body = 'changed' WHERE id IN (SELECT DISTINCT ON (kind) id FROM items ORDER BY kind, id)")
+	for i, c := range clients {
+		c.until("the change", func() bool {
+			for _, row := range c.visible {
+				if row["body"] == "changed" {
+					return true
+				}
+			}
+			return false
+		})
+		if sent := operations(c) - before[i] - 1; i < streams-1 && sent != 0 {
+			t.Errorf("client %d was sent %d operations again", i, sent)
+		}
+		if n := c.streams(); n != 1 {
+			t.Errorf("client %d was connected %d times, want once", i, n)
+		}
 	}
 }

@@ -109,6 +109,9 @@ func (d *deployer) want(ctx context.Context, t *target, supplied string) error {
 	}
 	d.mu.Lock()
 	if d.supplied = supplied; !t.anew && d.wanted != nil && d.wanted.source.Text == t.source.Text {
+		if !d.wanted.back {
+			d.failed = nil // whoever tried another one has come back
+		}
 		d.mu.Unlock()
 		return errUnchanged
 	}

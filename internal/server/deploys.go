@@ -113,19 +113,32 @@ func newestDeploy(rec *storage.Recovered) *storage.Deploy {
 	return nil
 }
 
-// take stores the wanted sync config as a pending deploy, unless the store has it:
-// from then on it survives whatever happens.
-func (r *replicator) take(ctx context.Context, wanted *target, rec *storage.Recovered) error {
+// committer is what a sync config is stored by.
+type committer interface {
+	Commit(context.Context, *storage.Batch) error
+}
+
+// storeTarget stores a sync config as a pending deploy, unless the store has it.
+func storeTarget(ctx context.Context, s committer, wanted *target, rec *storage.Recovered) error {
 	newest := newestDeploy(rec)
-	if newest == nil || newest.SyncConfig != wanted.source.Text {
-		record := storage.Deploy{ID: 1, SyncConfig: wanted.source.Text, State: storage.DeployPending}
-		if n := len(rec.Deploys); n > 0 {
-			record.ID, record.Source = rec.Deploys[n-1].ID+1, rec.Deploys[n-1].Source
-		}
-		if err := r.store.Commit(ctx, &storage.Batch{Deploy: &record, LSN: rec.Checkpoint.LSN, Publish: true}); err != nil {
-			return fmt.Errorf("store the sync config: %w", err)
-		}
-		rec.Deploys = append(rec.Deploys, record)
+	if newest != nil && newest.SyncConfig == wanted.source.Text {
+		return nil
+	}
+	record := storage.Deploy{ID: 1, SyncConfig: wanted.source.Text, State: storage.DeployPending}
+	if n := len(rec.Deploys); n > 0 {
+		record.ID, record.Source = rec.Deploys[n-1].ID+1, rec.Deploys[n-1].Source
+	}
+	if err := s.Commit(ctx, &storage.Batch{Deploy: &record, LSN: rec.Checkpoint.LSN, Publish: true}); err != nil {
+		return fmt.Errorf("store the sync config: %w", err)
+	}
+	rec.Deploys = append(rec.Deploys, record)
+	return nil
+}
+
+// take stores the wanted sync config: from then on it survives whatever happens.
+func (r *replicator) take(ctx context.Context, wanted *target, rec *storage.Recovered) error {
+	if err := storeTarget(ctx, r.store, wanted, rec); err != nil {
+		return err
 	}
 	select {
 	case <-wanted.taken:
