@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"reflect"
@@ -41,8 +42,9 @@ func Watch[T any](ctx context.Context, d *DB, opts *WatchOptions, query string, 
 	return func(yield func([]T, error) bool) {
 		changes := d.changes.subscribe()
 		defer changes.cancel()
+		var reads readSet
 		for {
-			tables, err := d.tablesOf(ctx, o.Tables, query)
+			tables, err := d.tablesOf(ctx, o.Tables, query, &reads)
 			var rows []T
 			if err == nil {
 				rows, err = GetAll[T](ctx, d, query, args...)
@@ -107,11 +109,18 @@ func (s *changeSet) await(ctx context.Context, tables map[string]bool, throttle 
 	}
 }
 
+// readSet is what a query reads under a version of the database's schema.
+type readSet struct {
+	version int64
+	tables  map[string]bool
+}
+
 // tablesOf returns the tables whose changes concern a query: those that it reads,
-// views resolved, unless named are given.
-func (d *DB) tablesOf(ctx context.Context, named []string, query string) (map[string]bool, error) {
-	tables := make(map[string]bool)
+// views resolved, unless named are given. What it found before holds as long as the
+// schema does.
+func (d *DB) tablesOf(ctx context.Context, named []string, query string, known *readSet) (map[string]bool, error) {
 	if named != nil {
+		tables := make(map[string]bool)
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		for _, n := range named {
@@ -125,32 +134,56 @@ func (d *DB) tablesOf(ctx context.Context, named []string, query string) (map[st
 		return tables, nil
 	}
 	err := d.onReader(ctx, func(c *sqlite3.Conn) error {
-		// Preparing alone does not notice that another connection has changed the
-		// schema; running a statement does.
-		if err := c.Exec(`SELECT 1 FROM sqlite_master LIMIT 1`); err != nil {
+		version, err := schemaVersion(c)
+		if err != nil || known.tables != nil && version == known.version {
 			return err
 		}
-		if err := c.SetAuthorizer(func(action sqlite3.AuthorizerActionCode, table, _, _, _ string) sqlite3.AuthorizerReturnCode {
-			if action == sqlite3.AUTH_READ {
-				tables[table] = true
-			}
-			return sqlite3.AUTH_OK
-		}); err != nil {
-			return err
-		}
-		s, _, err := c.Prepare(query)
+		tables, err := readBy(c, query)
 		if err == nil {
-			err = s.Close()
+			*known = readSet{version, tables}
 		}
-		if e := c.SetAuthorizer(nil); err == nil {
-			err = e
-		}
-		if err != nil {
-			return err
-		}
-		return addShadows(c, tables)
+		return err
 	})
-	return tables, err
+	return known.tables, err
+}
+
+// readBy returns the tables that a query reads.
+func readBy(c *sqlite3.Conn, query string) (map[string]bool, error) {
+	// Preparing alone does not notice that another connection has changed the
+	// schema; running a statement does.
+	if err := c.Exec(`SELECT 1 FROM sqlite_master LIMIT 1`); err != nil {
+		return nil, err
+	}
+	tables := make(map[string]bool)
+	if err := c.SetAuthorizer(func(action sqlite3.AuthorizerActionCode, table, _, _, _ string) sqlite3.AuthorizerReturnCode {
+		if action == sqlite3.AUTH_READ {
+			tables[table] = true
+		}
+		return sqlite3.AUTH_OK
+	}); err != nil {
+		return nil, err
+	}
+	s, _, err := c.Prepare(query)
+	if err == nil {
+		err = s.Close()
+	}
+	if err = errors.Join(err, c.SetAuthorizer(nil)); err != nil {
+		return nil, err
+	}
+	return tables, addShadows(c, tables)
+}
+
+// schemaVersion returns a number that every change of the schema changes.
+func schemaVersion(c *sqlite3.Conn) (int64, error) {
+	s, _, err := c.Prepare(`PRAGMA schema_version`)
+	if err != nil {
+		return 0, err
+	}
+	defer s.Close()
+	if !s.Step() {
+		return 0, s.Err()
+	}
+	return s.ColumnInt64(0), nil
 }
 
 // addShadows adds the tables in which virtual tables keep their contents: it is

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -240,4 +242,101 @@ func TestWatchSync(t *testing.T) {
 		cancel()
 		wg.Wait()
 	})
+}
+
+// manyTables is a schema of ten tables, and many a hundred queries, ten of each.
+func manyTables() (schema Schema, queries []string) {
+	for i := range 10 {
+		schema.Tables = append(schema.Tables, Table{Name: fmt.Sprint("t", i), Columns: []Column{Integer("n")}})
+		for j := range 10 {
+			queries = append(queries, fmt.Sprintf(`SELECT count(*) FROM t%d WHERE n >= %d`, i, j))
+		}
+	}
+	return schema, queries
+}
+
+// Of a hundred watched queries those run again that a commit concerns, once, however many
+// rows it changes; schema changes concern all.
+func TestWatchMany(t *testing.T) {
+	schema, queries := manyTables()
+	watching(t, schema, func(t *testing.T, d *DB, goRun func(func(context.Context))) {
+		counts := make([]atomic.Int32, len(queries))
+		for i, q := range queries {
+			goRun(func(ctx context.Context) {
+				for _, err := range Watch[int](ctx, d, nil, q) {
+					if err != nil {
+						t.Error(err)
+					}
+					counts[i].Add(1)
+				}
+			})
+		}
+		ran := func(after string, concerned ...int) {
+			t.Helper()
+			settle()
+			for i := range counts {
+				want := int32(0)
+				if slices.Contains(concerned, i/10) {
+					want = 1
+				}
+				if n := counts[i].Swap(0); n != want {
+					t.Errorf("after %s query %d ran %d times, want %d", after, i, n, want)
+				}
+			}
+		}
+		ran("opening", 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+		mustExec(t, d, `INSERT INTO t3(id, n) VALUES ('a', 5)`)
+		ran("one row", 3)
+		if err := d.WriteTx(t.Context(), func(tx *sql.Tx) error {
+			for i := range 500 {
+				if _, err := tx.Exec(fmt.Sprintf(`INSERT INTO t%d(id, n) VALUES (uuid(), %d)`, 4+i%2, i)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		ran("many rows", 4, 5)
+		mustExec(t, d, `UPDATE t0 SET n = 1`)
+		mustExec(t, d, `CREATE TABLE other(x)`)
+		mustExec(t, d, `INSERT INTO other VALUES (1)`)
+		ran("what concerns none")
+		if err := d.UpdateSchema(t.Context(), schema); err != nil {
+			t.Fatal(err)
+		}
+		ran("a new schema", 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+	})
+}
+
+// BenchmarkWatchMany writes a row while a hundred queries are watched, ten of them concerned, and
+// waits until those have run again.
+func BenchmarkWatchMany(b *testing.B) {
+	schema, queries := manyTables()
+	d := newDB(b, schema)
+	ctx, cancel := context.WithCancel(b.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	ran := make(chan int, len(queries))
+	for i, q := range queries {
+		wg.Go(func() {
+			for range Watch[int](ctx, d, &WatchOptions{Throttle: time.Nanosecond}, q) {
+				ran <- i
+			}
+		})
+	}
+	for range queries {
+		<-ran
+	}
+	for b.Loop() {
+		if _, err := d.ExecContext(ctx, `INSERT INTO t3(id, n) VALUES (uuid(), 100)`); err != nil {
+			b.Fatal(err)
+		}
+		for range 10 {
+			if i := <-ran; i/10 != 3 {
+				b.Fatalf("query %d ran", i)
+			}
+		}
+	}
 }
