@@ -50,6 +50,9 @@ type ConnectOptions struct {
 	// UploadThrottle is the least time between uploads, so that writes in quick
 	// succession travel together; 0 means 1 s.
 	UploadThrottle time.Duration
+	// CheckpointRequests has this client number its write checkpoints itself, which
+	// [DB.WaitForCheckpoint] and a [CheckpointPoster] need. Services before 1.24 do not know it.
+	CheckpointRequests bool
 	// Client makes the requests; nil is a client of the connection's own. It must
 	// not limit the time of a whole response.
 	Client *http.Client
@@ -79,6 +82,11 @@ type connection struct {
 	creds     *Credentials
 	fetchedAt time.Time
 	fetching  chan struct{} // holds one element while someone fetches
+
+	// seeding is held while the service is asked for the newest number of a checkpoint; seeded
+	// says that it has told it.
+	seeding sync.Mutex
+	seeded  bool
 
 	events events
 	// online wakes the upload loop when a connection stands.
@@ -151,7 +159,7 @@ func (d *DB) disconnect() {
 		c.client.CloseIdleConnections()
 	}
 	d.board.update(func(s *Status) {
-		s.Connected, s.Connecting, s.Uploading, s.Download = false, false, false, nil
+		s.Connected, s.Connecting, s.Uploading, s.Download, s.applied = false, false, false, nil, 0
 	})
 }
 

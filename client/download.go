@@ -83,6 +83,11 @@ func (c *connection) stream(ctx context.Context) (again bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	if c.opts.CheckpointRequests {
+		if err := c.seed(ctx); err != nil {
+			return false, err
+		}
+	}
 	body, codec, err := c.openStream(ctx, creds, request)
 	if err != nil {
 		return false, err
@@ -201,7 +206,8 @@ func (s *session) batch(ctx context.Context, first readLine) (engine.Outcome, er
 func join(a, b engine.Outcome) engine.Outcome {
 	return engine.Outcome{
 		Close: a.Close || b.Close, Again: a.Again || b.Again, Prefetch: a.Prefetch || b.Prefetch,
-		Expired: a.Expired || b.Expired, Completed: a.Completed || b.Completed, Notes: append(a.Notes, b.Notes...),
+		Expired: a.Expired || b.Expired, Completed: a.Completed || b.Completed, Applied: max(a.Applied, b.Applied),
+		Notes: append(a.Notes, b.Notes...),
 	}
 }
 
@@ -244,6 +250,7 @@ func (s *session) report(o *engine.Outcome) {
 	status := s.engine.Status()
 	s.db.board.update(func(b *Status) {
 		b.download(status)
+		b.applied = max(b.applied, o.Applied)
 		if o.Completed {
 			b.DownloadError = nil
 		}

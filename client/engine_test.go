@@ -28,6 +28,8 @@ type twins struct {
 	schema Schema
 	now    int64
 	log    []string
+	// requests has both sides number their checkpoints themselves.
+	requests bool
 }
 
 func newTwins(t *testing.T, schema Schema, ddl string) *twins {
@@ -89,8 +91,19 @@ func (w *twins) event(op, payload string, ours func() (engine.Outcome, error)) (
 			wanted.Expired = strings.Contains(string(c), "true")
 			wanted.Prefetch = !wanted.Expired
 		}
-		if _, ok := i["DidCompleteSync"]; ok {
+		if d, ok := i["DidCompleteSync"]; ok {
+			var done struct {
+				Applied string `json:"applied_checkpoint_request_id"`
+			}
+			if err := json.Unmarshal(d, &done); err != nil {
+				w.t.Fatal(err)
+			}
 			wanted.Completed = true
+			if done.Applied != "" {
+				if wanted.Applied, err = strconv.ParseInt(done.Applied, 10, 64); err != nil {
+					w.t.Fatal(err)
+				}
+			}
 		}
 		if s, ok := i["UpdateSyncStatus"]; ok {
 			w.status(s)
@@ -177,22 +190,35 @@ func (w *twins) status(text json.RawMessage) {
 func (w *twins) start() {
 	w.t.Helper()
 	w.log = append(w.log, "start")
-	payload := fmt.Sprintf(`{"parameters":{"p":1},"schema":%s,"include_defaults":true,"active_streams":[],"app_metadata":{"app":"test"}}`, official(w.t, w.schema))
+	payload := fmt.Sprintf(`{"parameters":{"p":1},"schema":%s,"include_defaults":true,"active_streams":[],"app_metadata":{"app":"test"},"checkpoint_mode":%q}`,
+		official(w.t, w.schema), map[bool]string{false: "legacy", true: "requests"}[w.requests])
 	answer, err := w.o.Control("start", payload)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	var instructions []struct {
-		EstablishSyncStream struct{ Request map[string]any }
+		EstablishSyncStream struct {
+			Request           map[string]any
+			CheckpointRequest *struct {
+				ID string `json:"checkpoint_request_id"`
+			} `json:"checkpoint_request"`
+		}
 	}
 	if err := json.Unmarshal([]byte(strings.TrimPrefix(answer, "text ")), &instructions); err != nil {
 		w.t.Fatal(err)
 	}
 	var want map[string]any
+	first := ""
 	for _, i := range instructions {
 		if i.EstablishSyncStream.Request != nil {
 			want = i.EstablishSyncStream.Request
 		}
+		if r := i.EstablishSyncStream.CheckpointRequest; r != nil {
+			first = r.ID
+		}
+	}
+	if w.requests {
+		w.number(first, func() (int64, error) { return engine.FirstRequest(w.d.store) })
 	}
 	delete(want, "binary_data")
 	want["client_id"] = "client"
@@ -222,6 +248,29 @@ func (w *twins) start() {
 	if diff := cmp.Diff(want, got); diff != "" {
 		w.t.Fatalf("request (-official +ours):\n%s", diff)
 	}
+}
+
+// number compares a number that the official extension gives with ours.
+func (w *twins) number(want string, ours func() (int64, error)) {
+	w.t.Helper()
+	var got int64
+	err := w.d.exclusive(w.t.Context(), func(*local.Conn) (err error) {
+		got, err = ours()
+		return err
+	})
+	if err != nil || fmt.Sprint(got) != strings.TrimPrefix(want, "int ") {
+		w.t.Errorf("number %d, %v; officially %s", got, err, want)
+	}
+}
+
+// control gives the official extension an event that answers with a number.
+func (w *twins) control(op string, payload any) string {
+	w.t.Helper()
+	answer, err := w.o.Control(op, payload)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return answer
 }
 
 func (w *twins) line(text string) (closed bool) {

@@ -131,22 +131,31 @@ func (c *connection) openStream(ctx context.Context, creds Credentials, r *proto
 
 // writeCheckpoint asks for the promise that what was uploaded comes back.
 func (c *connection) writeCheckpoint(ctx context.Context, clientID string) (int64, error) {
+	return c.askCheckpoint(ctx, http.MethodGet, "/write-checkpoint2.json?client_id="+url.QueryEscape(clientID), nil)
+}
+
+// askCheckpoint makes a request that is answered with the number of a checkpoint.
+func (c *connection) askCheckpoint(ctx context.Context, method, path string, body []byte) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	creds, err := c.credentials(ctx)
 	if err != nil {
 		return 0, err
 	}
-	resp, err := c.send(ctx, creds, http.MethodGet, "/write-checkpoint2.json?client_id="+url.QueryEscape(clientID), nil, nil)
-	if err != nil {
-		return 0, fmt.Errorf("ask for a write checkpoint: %w", err)
+	var header http.Header
+	if body != nil {
+		header = http.Header{"Content-Type": {"application/json"}}
 	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
-	if err != nil {
-		return 0, fmt.Errorf("ask for a write checkpoint: %w", err)
+	var text []byte
+	resp, err := c.send(ctx, creds, method, path, body, header)
+	if err == nil {
+		defer resp.Body.Close()
+		text, err = io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	}
-	id, err := protocol.DecodeWriteCheckpoint(text)
+	var id uint64
+	if err == nil {
+		id, err = protocol.DecodeWriteCheckpoint(text)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("ask for a write checkpoint: %w", err)
 	}

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/millrace-sync/millrace/protocol"
 )
 
 // peer is a service that does what the test says. It is the transport of a client.
@@ -24,10 +26,16 @@ type peer struct {
 	t *testing.T
 	// streams yields each stream that a client opens.
 	streams chan *peerStream
+	mu      sync.Mutex
+	// down fails every request for a stream, of which tries counts those.
+	down  error
+	tries int
 	// refuse answers the next stream requests.
-	mu          sync.Mutex
 	refuse      []*http.Response
 	checkpoints int
+	// requests holds the checkpoint requests that have come; with noRequests it knows none.
+	requests   []string
+	noRequests bool
 	// onCheckpoint runs while a write checkpoint is being asked for.
 	onCheckpoint func()
 }
@@ -35,6 +43,7 @@ type peer struct {
 // peerStream is an open stream.
 type peerStream struct {
 	request map[string]any
+	header  http.Header
 	token   string
 	out     *io.PipeWriter
 }
@@ -56,7 +65,15 @@ func (p *peer) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return answer(200, "application/json", fmt.Sprintf(`{"data":{"write_checkpoint":"%d"}}`, n)), nil
 	}
+	if r.URL.Path == "/base/sync/checkpoint-request" {
+		return p.request(text)
+	}
 	p.mu.Lock()
+	if p.down != nil {
+		defer p.mu.Unlock()
+		p.tries++
+		return nil, p.down
+	}
 	if len(p.refuse) > 0 {
 		resp := p.refuse[0]
 		p.refuse = p.refuse[1:]
@@ -64,7 +81,7 @@ func (p *peer) RoundTrip(r *http.Request) (*http.Response, error) {
 		return resp, nil
 	}
 	p.mu.Unlock()
-	s := &peerStream{token: strings.TrimPrefix(r.Header.Get("Authorization"), "Token ")}
+	s := &peerStream{header: r.Header, token: strings.TrimPrefix(r.Header.Get("Authorization"), "Token ")}
 	if err := json.Unmarshal(text, &s.request); err != nil || r.URL.Path != "/base/sync/stream" {
 		p.t.Errorf("a request for %s with %q: %v", r.URL, text, err)
 	}
@@ -79,6 +96,31 @@ func (p *peer) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp := answer(200, "application/x-ndjson", "")
 	resp.Body = body
 	return resp, nil
+}
+
+// request answers a checkpoint request with the largest number.
+func (p *peer) request(text []byte) (*http.Response, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r, err := protocol.DecodeCheckpointRequest(text)
+	switch {
+	case err != nil:
+		return nil, err
+	case p.noRequests:
+		return answer(404, "text/plain", "not found"), nil
+	}
+	p.requests = append(p.requests, fmt.Sprint(r.ID))
+	p.checkpoints = max(p.checkpoints, int(r.ID))
+	return answer(200, "application/json", fmt.Sprintf(`{"data":{"checkpoint_request_id":"%d"}}`, p.checkpoints)), nil
+}
+
+// requested returns the numbers of the checkpoint requests since the last call.
+func (p *peer) requested() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := strings.Join(p.requests, " ")
+	p.requests = nil
+	return s
 }
 
 func answer(status int, contentType, body string) *http.Response {
@@ -126,13 +168,18 @@ func (u *user) UploadData(ctx context.Context, db *DB) error {
 
 // scripted runs a test in a bubble of fake time, in which nothing may be left running.
 func scripted(t *testing.T, u *user, test func(t *testing.T, d *DB, p *peer)) {
+	scriptedWith(t, u, &ConnectOptions{Parameters: map[string]any{"p": 1}}, test)
+}
+
+func scriptedWith(t *testing.T, u Connector, opts *ConnectOptions, test func(t *testing.T, d *DB, p *peer)) {
 	synctest.Test(t, func(t *testing.T) {
 		d, err := Open(t.Context(), filepath.Join(t.TempDir(), "ours.db"), todos, &Options{Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}
 		p := &peer{t: t, streams: make(chan *peerStream)}
-		if err := d.Connect(u, &ConnectOptions{Client: &http.Client{Transport: p}, Parameters: map[string]any{"p": 1}}); err != nil {
+		opts.Client = &http.Client{Transport: p}
+		if err := d.Connect(u, opts); err != nil {
 			t.Fatal(err)
 		}
 		test(t, d, p)

@@ -29,6 +29,9 @@ type Status struct {
 	Priorities []SyncedPriority
 	// Streams holds the subscriptions and the default streams.
 	Streams []StreamStatus
+
+	// applied is the newest write checkpoint that has been applied while this database is open.
+	applied int64
 }
 
 // Progress counts operations, not rows: the service may send several for one.

@@ -33,14 +33,26 @@ func (c *connection) upload(ctx context.Context) {
 	}
 }
 
+// number returns the write checkpoint that covers what has been uploaded.
+func (c *connection) number(ctx context.Context, clientID string) (int64, error) {
+	if c.opts.CheckpointRequests {
+		return c.request(ctx)
+	}
+	return c.writeCheckpoint(ctx, clientID)
+}
+
 // waitForQueue returns false when ctx ends.
 func (c *connection) waitForQueue(ctx context.Context, changes *changeSet) bool {
+	repeat, stop := c.repeats()
+	defer stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return false
 		case <-c.online:
 			return true
+		case <-repeat:
+			c.repeat(ctx, 0)
 		case <-changes.ready:
 			for _, table := range changes.take() {
 				if table == "ps_crud" {
@@ -106,7 +118,7 @@ func (c *connection) confirm(ctx context.Context) (done bool, err error) {
 		return false, fmt.Errorf("look at the upload queue: %w", err)
 	}
 	if waits && target == math.MaxInt64 {
-		id, err := c.writeCheckpoint(ctx, clientID)
+		id, err := c.number(ctx, clientID)
 		if err != nil {
 			return false, err
 		}

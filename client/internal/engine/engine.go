@@ -73,8 +73,10 @@ type Outcome struct {
 	// Prefetch asks for new credentials while the old ones still hold; Expired says
 	// that they no longer do.
 	Prefetch, Expired bool
-	// Completed says that a whole checkpoint has been applied.
+	// Completed says that a whole checkpoint has been applied; Applied is its write
+	// checkpoint, 0 for none.
 	Completed bool
+	Applied   int64
 	// Notes are for the log.
 	Notes []Note
 }
@@ -252,16 +254,18 @@ func (e *Engine) complete(priority int, now int64, o *Outcome) error {
 	case r.gated:
 		return nil
 	}
-	return e.applied(priority, now, o)
+	return e.applied(c, priority, now, o)
 }
 
 // applied records in table and status what has become visible.
-func (e *Engine) applied(priority int, now int64, o *Outcome) error {
+func (e *Engine) applied(c *checkpoint, priority int, now int64, o *Outcome) error {
 	if err := markStreams(e.store, &e.status, priority, now); err != nil {
 		return err
 	}
 	e.status.synced(priority, now)
-	o.Completed = priority == complete
+	if priority == complete {
+		o.Completed, o.Applied = true, int64(c.writeCheckpoint)
+	}
 	return nil
 }
 
@@ -330,5 +334,5 @@ func (e *Engine) Uploaded(now int64) (Outcome, error) {
 		o.warn("downloaded rows cannot be applied even after the upload")
 		return o, nil
 	}
-	return o, e.applied(complete, now, &o)
+	return o, e.applied(c, complete, now, &o)
 }

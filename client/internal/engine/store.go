@@ -27,6 +27,8 @@ const (
 	keyTarget  = "target_checkpoint_request_id"
 	keySeen    = "last_seen_checkpoint_request_id"
 	keyApplied = "last_applied_checkpoint_request_id"
+	// keyRequested is the newest number that the client itself gave a checkpoint.
+	keyRequested = "last_requested_checkpoint_request_id"
 )
 
 // number reads a number from ps_kv.
@@ -54,6 +56,53 @@ func Target(s Store) (target int64, waits bool, err error) { return number(s, ke
 
 // SetTarget makes the gate wait for a write checkpoint.
 func SetTarget(s Store, target int64) error { return setNumber(s, keyTarget, target) }
+
+// unknownTarget stands in the gate for local writes whose checkpoint has no number yet.
+const unknownTarget = 1<<63 - 1
+
+// FirstRequest returns the number with which a client that numbers its checkpoints
+// itself asks the service, at the begin of a connection, for the newest that both know.
+func FirstRequest(s Store) (int64, error) {
+	target, _, err := Target(s)
+	if err != nil {
+		return 0, err
+	}
+	if target == unknownTarget {
+		target = 0
+	}
+	requested, _, err := number(s, keyRequested)
+	return max(requested, target, 1), err
+}
+
+// SeedRequests records the number that the service has answered.
+func SeedRequests(s Store, id int64) error { return setNumber(s, keyRequested, id) }
+
+// NextRequest returns the number after the last. It needs SeedRequests before.
+func NextRequest(s Store) (int64, error) {
+	last, ok, err := number(s, keyRequested)
+	if err != nil {
+		return 0, err
+	}
+	if !ok {
+		return 0, fmt.Errorf("number a checkpoint request: the service has not told the last number yet")
+	}
+	return last + 1, setNumber(s, keyRequested, last+1)
+}
+
+// LastRequest returns the number of the last request if the gate waits for it or an
+// earlier one that has not been seen; 0 if it does not.
+func LastRequest(s Store) (int64, error) {
+	target, waits, err := Target(s)
+	if err != nil || !waits || target == unknownTarget {
+		return 0, err
+	}
+	seen, _, err := number(s, keySeen)
+	if err != nil || seen >= target {
+		return 0, err
+	}
+	requested, _, err := number(s, keyRequested)
+	return max(requested, target), err
+}
 
 // gateOpen reports whether downloaded rows may become visible: nothing waits for
 // upload, and what was uploaded has come back.
