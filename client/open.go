@@ -109,7 +109,7 @@ func Open(ctx context.Context, file string, schema Schema, opts *Options) (*DB, 
 		d.readers, err = driver.Open(name, func(c *sqlite3.Conn) error { return initReader(c, &o) })
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", file, errors.Join(err, d.closePools()))
+		return nil, fmt.Errorf("open %s: %w", file, errors.Join(explain(err), d.closePools()))
 	}
 	d.readers.SetMaxOpenConns(o.Readers)
 	d.readers.SetMaxIdleConns(o.Readers)
@@ -234,13 +234,11 @@ func (d *DB) moveLog() {
 // onReader runs fn on a reader's connection, below database/sql.
 func (d *DB) onReader(ctx context.Context, fn func(*sqlite3.Conn) error) error {
 	conn, err := d.readers.Conn(ctx)
-	if err != nil {
-		return err
+	if err == nil {
+		defer conn.Close()
+		err = conn.Raw(func(dc any) error { return fn(dc.(driver.Conn).Raw()) })
 	}
-	defer conn.Close()
-	return conn.Raw(func(dc any) error {
-		return fn(dc.(driver.Conn).Raw())
-	})
+	return explain(err)
 }
 
 // term runs before the writer's connection closes.
@@ -282,10 +280,10 @@ func (d *DB) UpdateSchema(ctx context.Context, schema Schema) error {
 func (d *DB) exclusive(ctx context.Context, fn func(*local.Conn) error) error {
 	conn, err := d.writer.Conn(ctx)
 	if err != nil {
-		return err
+		return explain(err)
 	}
 	defer conn.Close()
-	return conn.Raw(func(any) error {
+	err = conn.Raw(func(any) error {
 		c := d.conn
 		old := c.SetInterrupt(ctx)
 		defer c.SetInterrupt(old)
@@ -300,6 +298,7 @@ func (d *DB) exclusive(ctx context.Context, fn func(*local.Conn) error) error {
 		}
 		return nil
 	})
+	return explain(err)
 }
 
 // rollback ends a transaction, even one that was interrupted or that SQLite has

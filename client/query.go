@@ -20,13 +20,15 @@ func (d *DB) Reader() *sql.DB { return d.readers }
 
 // QueryContext runs a query on a reader.
 func (d *DB) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return d.readers.QueryContext(ctx, query, args...)
+	rows, err := d.readers.QueryContext(ctx, query, args...)
+	return rows, explain(err)
 }
 
 // ExecContext runs a statement that writes. Writes to views report no affected rows:
 // their triggers do the work.
 func (d *DB) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	return d.writer.ExecContext(ctx, query, args...)
+	r, err := d.writer.ExecContext(ctx, query, args...)
+	return r, explain(err)
 }
 
 // ReadTx runs fn in a transaction that reads one state of the database throughout.
@@ -44,14 +46,14 @@ func (d *DB) WriteTx(ctx context.Context, fn func(*sql.Tx) error) error {
 func inTx(ctx context.Context, pool *sql.DB, opts *sql.TxOptions, fn func(*sql.Tx) error) error {
 	tx, err := pool.BeginTx(ctx, opts)
 	if err != nil {
-		return fmt.Errorf("begin a transaction: %w", err)
+		return fmt.Errorf("begin a transaction: %w", explain(err))
 	}
 	defer tx.Rollback() // of no effect after the commit
 	if err := fn(tx); err != nil {
-		return err
+		return explain(err)
 	}
 	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", err)
+		return fmt.Errorf("commit: %w", explain(err))
 	}
 	return nil
 }
@@ -145,7 +147,7 @@ func each[T any](ctx context.Context, q Querier, query string, args []any, yield
 			return err
 		}
 	}
-	return rows.Err()
+	return explain(rows.Err())
 }
 
 // match returns the field for each column, or nil if T takes a single column whole.
