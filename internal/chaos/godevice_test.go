@@ -4,15 +4,12 @@ package chaos
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"time"
 
@@ -61,7 +58,8 @@ func goDevice(config string) error {
 	if err != nil {
 		return err
 	}
-	if err := db.Connect(connector{c}, &client.ConnectOptions{RetryDelay: retryAfter, UploadThrottle: 10 * time.Millisecond}); err != nil {
+	backend := &client.Backend{URL: c.Backend, User: c.User, Client: &http.Client{Timeout: 5 * time.Second}}
+	if err := db.Connect(connector{backend, c.Service}, &client.ConnectOptions{RetryDelay: retryAfter, UploadThrottle: 10 * time.Millisecond}); err != nil {
 		return err
 	}
 	in, out := bufio.NewScanner(os.Stdin), json.NewEncoder(os.Stdout)
@@ -134,63 +132,14 @@ SELECT (SELECT count(*) FROM ps_crud) AS queued, target IS NULL OR coalesce(appl
 	return answer, err
 }
 
-// connector is how a Go device reaches the notes app's backend.
-type connector struct{ deviceConfig }
+// connector is the notes app's backend for a device that has a way of its own to the service.
+type connector struct {
+	*client.Backend
+	service string
+}
 
 func (c connector) FetchCredentials(ctx context.Context) (client.Credentials, error) {
-	var answer struct{ Token string }
-	err := c.call(ctx, http.MethodGet, "/api/auth/token?user="+url.QueryEscape(c.User), "", nil, &answer)
-	return client.Credentials{Endpoint: c.Service, Token: answer.Token}, err
-}
-
-func (c connector) UploadData(ctx context.Context, db *client.DB) error {
-	credentials, err := c.FetchCredentials(ctx)
-	if err != nil {
-		return err
-	}
-	for t, err := range db.Transactions(ctx) {
-		if err != nil {
-			return err
-		}
-		body, err := json.Marshal(t.Entries)
-		if err != nil {
-			return err
-		}
-		if err := c.call(ctx, http.MethodPost, "/api/data", credentials.Token, body, nil); err != nil {
-			return err
-		}
-		if err := t.Complete(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// call asks the backend.
-func (c connector) call(ctx context.Context, method, path, token string, body []byte, answer any) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, method, c.Backend+path, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	r.Header.Set("Content-Type", "application/json")
-	if token != "" {
-		r.Header.Set("Authorization", "Bearer "+token)
-	}
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	switch {
-	case err != nil:
-		return err
-	case resp.StatusCode != http.StatusOK:
-		return fmt.Errorf("the backend answered %d: %.200s", resp.StatusCode, text)
-	case answer != nil:
-		return json.Unmarshal(text, answer)
-	}
-	return nil
+	credentials, err := c.Backend.FetchCredentials(ctx)
+	credentials.Endpoint = c.service
+	return credentials, err
 }

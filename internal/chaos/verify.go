@@ -33,8 +33,8 @@ var (
 //
 // Postgres' transactions give a list of states. A device is at one of them, its
 // base, and moves only forwards; what it shows is its base with its own transactions
-// on top that are not in the base yet. A transaction may be uploaded again if its
-// answer was lost, but not after a later one.
+// on top that are not in the base yet. Transactions may be uploaded again if the
+// answer was lost, but not after a later upload.
 func Verify(h History) error {
 	v := verifier{states: []Values{{}}, devices: map[string]*known{}}
 	var found []error
@@ -71,6 +71,7 @@ type known struct {
 	writes       map[int][]Op // by number
 	applied      map[int]int  // number to the state in which it is first
 	newest       int          // number that Postgres got last
+	upload       int          // the first number of the upload that had it
 	made         int          // transactions begun
 	acknowledged int          // transactions known to be committed
 	base         int          // state that its last view is of
@@ -103,6 +104,7 @@ func (v *verifier) apply(h History, e Event) error {
 	}
 	var found []error
 	want, since := maps.Clone(state), 0
+	uploading := map[*known]bool{}
 	for i, op := range e.Ops {
 		state.apply(op)
 		name, n, ok := parseStamp(op.Value)
@@ -114,10 +116,12 @@ func (v *verifier) apply(h History, e Event) error {
 		if !made {
 			return errors.Join(append(found, fmt.Errorf("%w: device %s made no transaction %d", ErrHistory, name, n))...)
 		}
-		if n < d.newest || n > d.newest+1 {
+		if again := !uploading[d] && n >= d.upload && n <= d.newest; n != d.newest+1 && !again {
 			found = append(found, fmt.Errorf("%w: transaction %d of device %s came after %d", ErrOrder, n, name, d.newest))
 		}
-		d.newest = n
+		if d.newest = n; !uploading[d] {
+			d.upload, uploading[d] = n, true
+		}
 		if _, again := d.applied[n]; !again {
 			d.applied[n] = len(v.states)
 		}
