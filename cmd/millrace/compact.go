@@ -44,7 +44,7 @@ func (c *compactCmd) Run(p *process) error {
 		what = strings.Join(parts, ", ")
 	}
 	_, err = fmt.Fprintf(p.out, "%s: looked at %s, dropped %s; the storage took %s and now takes %s\n",
-		cfg.Storage.Path, count(int(did.Buckets), "bucket"), what, size(did.Before), size(did.After))
+		&cfg.Storage, count(int(did.Buckets), "bucket"), what, size(did.Before), size(did.After))
 	return err
 }
 

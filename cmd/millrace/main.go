@@ -27,6 +27,7 @@ type commands struct {
 	Deploy   deployCmd   `cmd:"" help:"Deploy a sync config to the running service, or say what that would do."`
 	Compact  compactCmd  `cmd:"" help:"Make the storage smaller, while the service does not run."`
 	Backup   backupCmd   `cmd:"" help:"Copy the storage to a folder, while the service does not run."`
+	Migrate  migrateCmd  `cmd:"" help:"Create or update the tables of storage in Postgres."`
 	Keygen   keygenCmd   `cmd:"" help:"Make a key pair for users' tokens and print it."`
 	Version  versionCmd  `cmd:"" help:"Show the version."`
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 
@@ -30,12 +29,13 @@ func (f *configFlags) load(p *process) (*config.Config, config.Problems, error) 
 // startCmd runs the service.
 type startCmd struct {
 	configFlags
-	RunnerType string `short:"r" default:"unified" env:"PS_RUNNER_TYPE" placeholder:"TYPE" help:"What to run: unified replicates and serves clients in one process."`
+	RunnerType string `short:"r" default:"unified" env:"PS_RUNNER_TYPE" placeholder:"TYPE" help:"What to run: unified replicates and serves clients; api only serves and sync only replicates, beside other processes, with storage in Postgres."`
 }
 
 // Run runs the service until a signal ends it.
 func (c *startCmd) Run(p *process) error {
-	if err := checkRunner(c.RunnerType); err != nil {
+	role, err := server.ParseRole(c.RunnerType)
+	if err != nil {
 		return &exitError{exitStart, err}
 	}
 	cfg, warnings, err := c.load(p)
@@ -59,7 +59,7 @@ func (c *startCmd) Run(p *process) error {
 		again, _, err := c.load(p)
 		return again, err
 	}}
-	err = server.Run(ctx, cfg, reload, log)
+	err = server.Run(ctx, cfg, role, reload, log)
 	if err == nil {
 		return nil
 	}
@@ -69,19 +69,6 @@ func (c *startCmd) Run(p *process) error {
 		end.err = nil
 	}
 	return end
-}
-
-// checkRunner refuses the runner types that need storage which several processes
-// can share.
-func checkRunner(kind string) error {
-	switch kind {
-	case "unified":
-		return nil
-	case "api", "sync":
-		return fmt.Errorf("the runner type %s needs storage in Postgres, which arrives in a later release; "+
-			"leave -r and PS_RUNNER_TYPE out, or set unified", kind)
-	}
-	return fmt.Errorf("there is no runner type %q; set unified", kind)
 }
 
 // exitCode returns the code for an error of the service.

@@ -108,6 +108,24 @@ func TestStartPortTaken(t *testing.T) {
 	}
 }
 
+// TestStartRole checks that a folder is refused as storage of several processes.
+func TestStartRole(t *testing.T) {
+	for _, role := range []string{"api", "sync"} {
+		_, stderr, code := millrace(t, append(serviceEnv(t, "0"), "PS_RUNNER_TYPE="+role), "start", "-c", "good.yaml")
+		if code != exitStart || !strings.Contains(stderr, "the runner type "+role+" needs storage that several processes can share") {
+			t.Errorf("exit code %d, %s", code, stderr)
+		}
+	}
+}
+
+// TestMigrateFolder checks that migrate has nothing to do for storage in a folder.
+func TestMigrateFolder(t *testing.T) {
+	stdout, stderr, code := millrace(t, serviceEnv(t, "0"), "migrate", "-c", "good.yaml")
+	if code != 0 || !strings.Contains(stdout, "storage in a folder has no tables") {
+		t.Errorf("exit code %d, %s%s", code, stdout, stderr)
+	}
+}
+
 // TestStartSyncConfig checks that mistakes in the sync config end with code 1.
 func TestStartSyncConfig(t *testing.T) {
 	_, stderr, code := millrace(t, serviceEnv(t, "0"), "start", "-c", "good.yaml", "-sync64", "c3RyZWFtczoge2E6IHtxdWVyeTogU0VMRUMgfX0K")

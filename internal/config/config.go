@@ -11,15 +11,18 @@
 //     public.
 //
 // A few keys of the PowerSync Service are read and checked but mean nothing here:
-// metadata, parameters, migrations.disable_auto_migration,
-// telemetry.disable_telemetry_sharing and telemetry.internal_service_endpoint (no
-// telemetry is ever sent), api.parameters.bucket_count_cache_ttl_minutes, and a
-// connection's id. Keys whose function is still to come are reported by a warning.
+// metadata, parameters, telemetry.disable_telemetry_sharing and
+// telemetry.internal_service_endpoint (no telemetry is ever sent),
+// api.parameters.bucket_count_cache_ttl_minutes, storage.default_storage_version,
+// storage.batch_limits, and a connection's id. Keys whose function is still to come are reported by a warning.
 package config
 
 import (
+	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/millrace-sync/millrace/internal/streams"
@@ -95,10 +98,37 @@ type IPRanges struct {
 	Prefixes []netip.Prefix
 }
 
-// Storage is where the embedded store keeps its data.
+// StorageType is a kind of store.
+type StorageType string
+
+// The kinds of stores.
+const (
+	Pebble     StorageType = "pebble"     // in a folder, for one process
+	PostgreSQL StorageType = "postgresql" // in a database, for several
+)
+
+// Storage is where data is kept.
 type Storage struct {
-	// Path is a directory, relative to the working directory unless absolute.
+	Type StorageType
+	// Path is the folder of a Pebble store, relative to the working directory unless
+	// absolute.
 	Path string
+	// Connection leads to the database of a store in Postgres. Of its keys those of a
+	// source are not set.
+	Connection *Connection
+	// Schema holds the tables of a store in Postgres, and nothing else.
+	Schema string
+	// NoMigrate leaves it to millrace migrate to create and change the tables.
+	NoMigrate bool
+}
+
+// String says where data is kept: the folder, or the database and the schema.
+func (s *Storage) String() string {
+	if s.Type == Pebble {
+		return s.Path
+	}
+	c := s.Connection
+	return fmt.Sprintf("%s/%s, schema %s", net.JoinHostPort(c.Host, strconv.Itoa(c.Port)), c.Database, s.Schema)
 }
 
 // Sync is the sync config and what to do when it is wrong.
@@ -190,7 +220,7 @@ func (c *Config) LogValue() slog.Value {
 			slog.String("database", c.Connection.Database),
 			slog.String("user", c.Connection.User),
 			slog.String("sslmode", string(c.Connection.SSLMode))),
-		slog.String("storage", c.Storage.Path),
+		slog.String("storage", c.Storage.String()),
 		slog.String("sync_config", c.Sync.Source.File),
 		slog.Int("keys", len(c.ClientAuth.Keys)),
 		slog.Int("jwks_uris", len(c.ClientAuth.JWKSURIs)),

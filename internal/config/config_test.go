@@ -90,7 +90,7 @@ func TestBad(t *testing.T) {
 // TestGood reads each file of testdata/good and compares the Config, secrets
 // hidden, and the warnings.
 func TestGood(t *testing.T) {
-	for _, file := range []string{"guide.yaml", "full.yaml", "json.json", "socket.yaml", "supabase.yaml"} {
+	for _, file := range []string{"guide.yaml", "guide-storage.yaml", "storage.yaml", "full.yaml", "json.json", "socket.yaml", "supabase.yaml"} {
 		t.Run(file, func(t *testing.T) {
 			path := filepath.Join("testdata/good", file)
 			cfg, warnings, err := Load(Input{Path: path, LookupEnv: env(t)})
@@ -123,11 +123,12 @@ func TestSecretsArrive(t *testing.T) {
 	full, guide, js := load("full.yaml"), load("guide.yaml"), load("json.json")
 	got := []string{
 		string(full.Connection.Password), string(guide.Connection.Password), string(js.Connection.Password),
+		string(load("guide-storage.yaml").Storage.Connection.Password), string(load("storage.yaml").Storage.Connection.Password),
 		string(full.ClientAuth.SupabaseJWTSecret), string(full.API.Tokens[0]), string(full.ClientAuth.Keys[0].JWK),
 		string(full.ClientAuth.Keys[2].JWK),
 	}
 	want := []string{
-		`pass"word`, "canary-source", "p@w", "canary-secret", "canary-secret",
+		`pass"word`, "canary-source", "p@w", "canary-store", "hunter2", "canary-secret", "canary-secret",
 		`{"alg":"HS256","k":"c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3JldA","kid":"h","kty":"oct"}`,
 		`{"crv":"Ed25519","key_ops":["verify"],"kid":"o","kty":"OKP","use":"sig","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`,
 	}

@@ -29,16 +29,6 @@ var connectionKeys = []string{
 	"heartbeat_interval_seconds", "debug_api",
 }
 
-var storageKeys = []string{
-	"type", "path", "uri", "hostname", "port", "username", "password", "database", "sslmode",
-	"cacert", "client_certificate", "client_private_key", "tls_servername", "reject_ip_ranges",
-	"max_pool_size", "connect_timeout", "default_storage_version", "batch_limits",
-}
-
-// defaultDataDir is where the embedded store keeps its data, relative to the
-// working directory.
-const defaultDataDir = "millrace-data"
-
 // minPort is the least port a connection may name.
 const minPort = 1024
 
@@ -267,50 +257,4 @@ func (r *reader) ipRanges(n node) IPRanges {
 		out.Prefixes = append(out.Prefixes, p.Masked())
 	}
 	return out
-}
-
-// storage reads where data is kept.
-func (r *reader) storage(n node) Storage {
-	s := Storage{Path: defaultDataDir}
-	if !n.present() {
-		return s
-	}
-	m := r.mapping(n, storageKeys...)
-	if !m.ok {
-		return s
-	}
-	t := m.at["type"]
-	if !t.present() {
-		r.errorf(node{n.Node, n.path + ".type"}, "is missing").hint("write type: pebble")
-		return s
-	}
-	switch kind := r.text(t); kind {
-	case "":
-	case "pebble":
-		for _, key := range storageKeys {
-			if v := m.at[key]; v.present() && key != "type" && key != "path" {
-				r.warnf(v, "means nothing to storage of type pebble, ignored")
-			}
-		}
-		if p := r.text(m.at["path"]); p != "" {
-			s.Path = p
-		}
-	case "postgresql":
-		if v := m.at["path"]; v.present() {
-			r.warnf(v, "means nothing to storage of type postgresql, ignored")
-		}
-		r.connection(m)
-		r.integer(m.at["default_storage_version"], 2, 1, 3)
-		limits := r.mapping(m.at["batch_limits"], "max_estimated_size", "max_record_count", "max_current_data_batch_size")
-		for _, v := range limits.at {
-			r.integer(v, 0, 1, 1<<40)
-		}
-		r.errorf(t, "storage in Postgres arrives in a later release").
-			hint("write storage: {type: pebble, path: %s}, or leave storage out", defaultDataDir)
-	case "mongodb":
-		r.errorf(t, "storage in MongoDB is not supported").hint("the types are pebble and postgresql; write pebble")
-	default:
-		r.errorf(t, "must be pebble or postgresql").hint("write pebble")
-	}
-	return s
 }

@@ -66,7 +66,7 @@ func FuzzLoad(f *testing.F) {
 			c.SSLMode == VerifyCA && c.CACert == "" || c.SlotPrefix == "" || c.MaxPoolSize < 1 || c.ConnectTimeout <= 0 || c.Heartbeat <= 0 {
 			t.Errorf("the connection is incomplete: %+v", c)
 		}
-		if cfg.Storage.Path == "" || cfg.Port < 0 || cfg.Port > 65535 || cfg.API.Limits.CheckpointRequestRetention <= 0 {
+		if cfg.Storage.String() == "" || cfg.Port < 0 || cfg.Port > 65535 || cfg.API.Limits.CheckpointRequestRetention <= 0 {
 			t.Errorf("the configuration is incomplete: %v", cfg)
 		}
 		src := cfg.Sync.Source

@@ -57,7 +57,7 @@ func (r *reader) config(n node, in Input, dir string) *Config {
 	}
 	c.ClientAuth = r.clientAuth(m, c.Connection.Host)
 	migrations := r.mapping(m.at["migrations"], "disable_auto_migration")
-	r.truth(migrations.at["disable_auto_migration"], false)
+	c.Storage.NoMigrate = r.truth(migrations.at["disable_auto_migration"], false) && c.Storage.Type == PostgreSQL
 	for _, key := range []string{"metadata", "parameters"} {
 		if v := m.at[key]; v.present() {
 			r.any(v)

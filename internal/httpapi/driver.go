@@ -11,6 +11,7 @@ import (
 	"github.com/millrace-sync/millrace/internal/checkpoint"
 	"github.com/millrace-sync/millrace/internal/deploy"
 	"github.com/millrace-sync/millrace/internal/session"
+	"github.com/millrace-sync/millrace/internal/storage"
 	"github.com/millrace-sync/millrace/protocol"
 )
 
@@ -354,7 +355,11 @@ func (d *driver) advance(ctx context.Context) (again bool, err error) {
 	}
 	defer snap.Close()
 	for sent := 0; d.session.Sending(); {
-		p, err := d.chunk(ctx, snap, (behind || sent > 0) && d.session.Reads())
+		wait := behind || sent > 0
+		p, err := d.chunk(ctx, snap, wait && d.session.Reads())
+		if errors.Is(err, storage.ErrExpired) && wait {
+			return true, d.flush() // the download takes long: on by the newest state
+		}
 		if err != nil {
 			return false, err
 		}

@@ -17,13 +17,11 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"runtime"
 	"sync"
-	"time"
 
 	"github.com/millrace-sync/millrace/internal/auth"
 	"github.com/millrace-sync/millrace/internal/checkpoint"
@@ -65,22 +63,6 @@ type WriteCheckpoints interface {
 	// Request returns a new write checkpoint of the user: the next number, or if
 	// atLeast is set the greater of it and the one stored.
 	Request(ctx context.Context, user string, atLeast uint64) (uint64, error)
-}
-
-// Health says how the process is doing.
-type Health interface {
-	// Status returns whether initial work is done, whether all is well now, and the
-	// last sign of life of replication, with the reason if not all is well.
-	Status() Status
-}
-
-// Status is the state that the probes show.
-type Status struct {
-	Started bool
-	Ready   bool
-	Touched time.Time
-	// Reason says what is wrong when Ready is false, or is about to be, for the operator.
-	Reason string
 }
 
 // Config is what a Handler needs.
@@ -163,15 +145,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		preflight(w, r)
 		return
 	}
-	switch route := r.Method + " " + r.URL.Path; route {
-	case "GET /probes/startup":
-		h.probe(w, func(s Status) bool { return s.Started })
-		return
-	case "GET /probes/readiness":
-		h.probe(w, func(s Status) bool { return s.Ready })
-		return
-	case "GET /probes/liveness":
-		h.probe(w, func(s Status) bool { return time.Since(s.Touched) <= livenessLimit })
+	if probe(w, r, h.Health) {
 		return
 	}
 	select {
@@ -198,9 +172,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			h.admins.do(h, w, r, serve)
 			return
 		}
-		e := protocol.Errorf(protocol.RouteNotFound, "The path does not exist on this server")
-		e.Details = fmt.Sprintf("The path %s was not found for method %s", r.URL.Path, r.Method)
-		h.fail(w, r, e)
+		h.fail(w, r, notFound(r))
 	}
 }
 
@@ -214,23 +186,6 @@ func preflight(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Access-Control-Allow-Headers", "Content-Type, Authorization, User-Agent, X-User-Agent")
 	w.Header().Set("Access-Control-Max-Age", "3600")
 	w.WriteHeader(http.StatusNoContent)
-}
-
-// livenessLimit is how long replication may give no sign of life.
-const livenessLimit = 10 * time.Second
-
-func (h *Handler) probe(w http.ResponseWriter, ok func(Status) bool) {
-	s := h.Health.Status()
-	status := http.StatusOK
-	if !ok(s) {
-		status = http.StatusBadRequest
-	}
-	answer(w, status, struct {
-		Ready   bool   `json:"ready"`
-		Started bool   `json:"started"`
-		Touched string `json:"touched_at"`
-		Reason  string `json:"reason,omitempty"`
-	}{s.Ready, s.Started, s.Touched.UTC().Format("2006-01-02T15:04:05.000Z"), s.Reason})
 }
 
 func answer(w http.ResponseWriter, status int, body any) {

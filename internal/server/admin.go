@@ -14,6 +14,7 @@ import (
 	"github.com/millrace-sync/millrace/internal/admin"
 	"github.com/millrace-sync/millrace/internal/config"
 	"github.com/millrace-sync/millrace/internal/deploy"
+	"github.com/millrace-sync/millrace/internal/httpapi"
 	"github.com/millrace-sync/millrace/internal/postgres"
 	"github.com/millrace-sync/millrace/internal/postgres/pgtypes"
 	"github.com/millrace-sync/millrace/internal/source"
@@ -24,6 +25,15 @@ import (
 // adminTimeout is how long the source may take to answer a question of the admin API.
 const adminTimeout = 20 * time.Second
 
+// vitals say how the process is doing.
+type vitals interface {
+	httpapi.Health
+	// heard returns when the source was last heard from; zero if it was not.
+	heard() time.Time
+	// reading returns how far the tables are that are being read.
+	reading() []admin.TableProgress
+}
+
 // operator answers the admin API. It asks the source by connections of its own.
 type operator struct {
 	connection *config.Connection
@@ -31,9 +41,12 @@ type operator struct {
 	deployer   *deployer
 	reloader   *reloader
 	deploys    *deploys
-	health     *health
+	health     vitals
 	activity   *activity
 	log        *slog.Logger
+	// elsewhere says where to go with what this process cannot do, if it does not
+	// replicate; nil if it always does.
+	elsewhere func() error
 }
 
 func (o *operator) slot() admin.Slot { return admin.Slot{SlotName: o.source.Slot} }
@@ -60,6 +73,11 @@ func (o *operator) Reprocess(ctx context.Context) (*admin.Slot, error) {
 }
 
 func (o *operator) take(ctx context.Context, f func(context.Context) error) error {
+	if o.elsewhere != nil {
+		if err := o.elsewhere(); err != nil {
+			return err
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, takeTimeout)
 	defer cancel()
 	return f(ctx)
@@ -94,7 +112,7 @@ func (o *operator) Status(context.Context) (*admin.Status, error) {
 	health := o.health.Status()
 	s := &admin.Status{
 		Deploying: working, Waits: waits, Supplied: o.deployer.suppliedBy(), Checkpoint: o.activity.checkpoint().String(),
-		Ready: health.Ready, Reason: health.Reason, Backfill: o.health.backfills.report(),
+		Ready: health.Ready, Reason: health.Reason, Backfill: o.health.reading(),
 	}
 	if failed != nil {
 		s.Failed = failed.reason.Error()

@@ -34,10 +34,12 @@ type instance struct {
 	t    *testing.T
 	key  *keys.Pair
 	dsn  string
-	dir  string
-	url  string
-	log  *logBuffer
-	stop func()
+	role Role
+	// storage is the section of the configuration.
+	storage map[string]any
+	url     string
+	log     *logBuffer
+	stop    func()
 
 	debugAPI bool
 
@@ -66,7 +68,10 @@ func (l *logBuffer) String() string {
 
 // newInstance prepares a service for a database; start runs it.
 func newInstance(t *testing.T, dsn string) *instance {
-	in := &instance{t: t, key: keys.NewSecret(), dsn: dsn, dir: t.TempDir(), log: &logBuffer{}}
+	in := &instance{
+		t: t, key: keys.NewSecret(), dsn: dsn, role: Unified, log: &logBuffer{},
+		storage: map[string]any{"type": "pebble", "path": t.TempDir()},
+	}
 	t.Cleanup(func() {
 		if in.stop != nil {
 			in.stop()
@@ -78,6 +83,19 @@ func newInstance(t *testing.T, dsn string) *instance {
 	return in
 }
 
+// inPostgres gives the service storage in a database.
+func (in *instance) inPostgres(dsn string) *instance {
+	in.storage = map[string]any{"type": "postgresql", "uri": dsn, "sslmode": "disable"}
+	return in
+}
+
+// beside prepares another process of the same service.
+func (in *instance) beside(role Role) *instance {
+	other := newInstance(in.t, in.dsn)
+	other.key, other.storage, other.role = in.key, in.storage, role
+	return other
+}
+
 const adminToken = "admin-token"
 
 // write writes the configuration, with a sync config or, if it is empty, without.
@@ -86,7 +104,7 @@ func (in *instance) write(syncConfig string) {
 	secret, _ := in.key.Private.Key.([]byte)
 	doc := map[string]any{
 		"replication": map[string]any{"connections": []any{map[string]any{"type": "postgresql", "uri": in.dsn, "sslmode": "disable", "debug_api": in.debugAPI}}},
-		"storage":     map[string]any{"type": "pebble", "path": in.dir},
+		"storage":     in.storage,
 		"port":        0,
 		"client_auth": map[string]any{
 			"audience": []string{"powersync"},
@@ -143,7 +161,7 @@ func (in *instance) start(syncConfig string) {
 	in.hangups = make(chan os.Signal, 1)
 	reload := Reload{Signals: in.hangups, Load: in.load}
 	cfg := in.config
-	go func() { done <- run(ctx, cfg, reload, log, listener, 200*time.Millisecond) }()
+	go func() { done <- run(ctx, cfg, in.role, reload, log, listener, 200*time.Millisecond) }()
 	in.stop = func() {
 		in.stop = nil
 		cancel()

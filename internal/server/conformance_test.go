@@ -29,13 +29,18 @@ func TestConformance(t *testing.T) {
 	for _, run := range []struct {
 		name, config, before, after string
 		legacy                      bool
+		postgres                    bool // storage in the database that is replicated from
 	}{
-		{"streams", streams, "streams-before.json", "streams-after.json", false},
-		{"legacy", legacy, "legacy-before.json", "legacy-after.json", true},
+		{"streams", streams, "streams-before.json", "streams-after.json", false, false},
+		{"legacy", legacy, "legacy-before.json", "legacy-after.json", true, false},
+		{"streams with storage in Postgres", streams, "streams-before.json", "streams-after.json", false, true},
 	} {
 		t.Run(run.name, func(t *testing.T) {
 			dsn, conn := database(t, shared.Cluster(t), conformance.ReadFile(t, conformanceDir+"dataset.sql"), "INSERT INTO marker VALUES ('m', 1)")
 			in := newInstance(t, dsn)
+			if run.postgres {
+				in.inPostgres(dsn)
+			}
 			in.start(run.config)
 			check := func(expected string, n int) {
 				t.Helper()

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/millrace-sync/millrace/internal/admin"
 	"github.com/millrace-sync/millrace/internal/httpapi"
 )
 
@@ -108,6 +109,8 @@ func (h *health) heard() time.Time {
 	defer h.mu.Unlock()
 	return h.moved
 }
+
+func (h *health) reading() []admin.TableProgress { return h.backfills.report() }
 
 // firstBackfill says how far the tables are that are being read.
 func (h *health) firstBackfill() string {

@@ -12,6 +12,7 @@ import (
 	"github.com/millrace-sync/millrace/internal/deploy"
 	"github.com/millrace-sync/millrace/internal/storage"
 	"github.com/millrace-sync/millrace/internal/storage/pebblestore"
+	"github.com/millrace-sync/millrace/internal/storage/pgstore"
 )
 
 // Compaction is what Compact did.
@@ -59,8 +60,20 @@ func Backup(ctx context.Context, cfg *config.Config, dir string, log *slog.Logge
 	return at, err
 }
 
+// Migrate creates the tables of storage in Postgres, or brings them to the format of
+// this version of the program. It reports false if the storage has no tables.
+func Migrate(ctx context.Context, cfg *config.Config, log *slog.Logger) (bool, error) {
+	if cfg.Storage.Type != config.PostgreSQL {
+		return false, nil
+	}
+	return true, pgstore.Migrate(ctx, pgOptions(cfg, log))
+}
+
 // withStorage opens the storage, which must be there, and closes it after f.
 func withStorage(ctx context.Context, cfg *config.Config, log *slog.Logger, f func(*pebblestore.Store) error) error {
+	if cfg.Storage.Type != config.Pebble {
+		return fmt.Errorf("the storage in %s is of type %s, and this is for one in a folder", cfg.File, cfg.Storage.Type)
+	}
 	dir := cfg.Storage.Path
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("there is no storage in %s: check storage.path in %s", dir, cfg.File)

@@ -159,9 +159,11 @@ func (r *replicator) distrust(ctx context.Context, rec storage.Recovered, facts 
 	if err := r.store.Commit(ctx, b); err != nil {
 		return rec, fmt.Errorf("mark what is stored as stale: %w", err)
 	}
-	at := rec.Checkpoint
-	at.LSN = 0
-	r.hub.Rewind(at, due)
+	if r.hub != nil {
+		at := rec.Checkpoint
+		at.LSN = 0
+		r.hub.Rewind(at, due)
+	}
 	return r.store.Recover(ctx)
 }
 

@@ -186,14 +186,14 @@ func TestRestoredStorage(t *testing.T) {
 	o.client.leave()
 	o.stop()
 	older := filepath.Join(t.TempDir(), "older")
-	if err := os.CopyFS(older, os.DirFS(o.dir)); err != nil {
+	if err := os.CopyFS(older, os.DirFS(o.storage["path"].(string))); err != nil {
 		t.Fatal(err)
 	}
 	o.start(notesAndTags)
 	exec(t, o.conn, missed...)
 	o.untilConfirmed()
 	o.stop()
-	o.dir = older
+	o.storage["path"] = older
 	o.client.comeBack()
 	o.reconcile(before, missedOps)
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -51,6 +52,8 @@ type replicator struct {
 	config   postgres.Config
 	deployer *deployer // says what to replicate
 	store    replicaStore
+	// hub is told of every checkpoint; nil if those who serve learn of them from the
+	// store.
 	hub      *checkpoint.Hub
 	deploys  *deploys
 	health   *health
@@ -111,7 +114,7 @@ func (r *replicator) Run(ctx context.Context) error {
 		}
 		r.health.trouble(err.Error())
 		r.log.Error("replication stopped; trying again", "error", err, "retry_in", delay)
-		if _, ofSource := errors.AsType[*postgres.Error](err); !ofSource {
+		if _, ofSource := errors.AsType[*postgres.Error](err); !ofSource && !errors.Is(err, storage.ErrUnavailable) {
 			if failures++; failures == failuresToGiveUp {
 				if err := r.giveUp(ctx, wanted, err); err != nil {
 					return err
@@ -256,7 +259,8 @@ type follower struct {
 	saved    source.LSN // of the last commit
 	held     bool       // nothing is published: what is stored is being compared with the source
 	inTxn    bool
-	txns     int // since the last flush
+	txns     int  // since the last flush
+	marked   bool // a write checkpoint's marker has come since the last commit
 }
 
 // newFollower prepares the evaluation of both deploys and what is to be read.
@@ -462,6 +466,10 @@ func (f *follower) transaction(tx *replicate.Prepared, commit replicate.CommitFu
 // message acts on a mark that we wrote into the source's log. Marks of another
 // process, or of an earlier life of this one, are for nobody.
 func (f *follower) message(m source.Message, commit replicate.CommitFunc) error {
+	if bytes.Equal(m.Content, checkpointMark) {
+		f.marked = true
+		return nil
+	}
 	words := strings.Fields(string(m.Content))
 	if len(words) < 3 || words[1] != f.backfill.run {
 		return nil
@@ -515,9 +523,16 @@ func (f *follower) settle(commit replicate.CommitFunc) error {
 		f.report()
 		return f.switchDeploy(commit)
 	}
+	// The source moved on without anything for us: sessions that wait for a write
+	// checkpoint need to know. Where they learn of it from the store, it is recorded
+	// at once if one may be waiting; otherwise the store can wait.
+	if f.hub == nil {
+		if f.marked && !f.held {
+			return f.idle(commit)
+		}
+		return nil
+	}
 	if latest := f.hub.Latest(); f.lsn > latest.LSN && !f.held {
-		// The source moved on without anything for us: sessions that wait for a
-		// write checkpoint need to know, the store can wait.
 		latest.LSN = f.lsn
 		f.hub.Publish(latest, checkpoint.Changes{})
 	}
@@ -534,7 +549,9 @@ func (f *follower) idle(commit replicate.CommitFunc) error {
 
 // commit makes a batch durable and tells everyone concerned.
 func (f *follower) commit(ctx context.Context, b *storage.Batch) error {
-	f.changes.add(b)
+	if f.hub != nil {
+		f.changes.add(b)
+	}
 	f.health.touch(time.Now())
 	if f.applier.Reconciling() {
 		b.Publish, b.NoSync = false, true // it becomes durable with what is published in the end
@@ -552,7 +569,10 @@ func (f *follower) commit(ctx context.Context, b *storage.Batch) error {
 	}
 	at := snap.Checkpoint()
 	snap.Close()
-	f.hub.Publish(at, f.changes.take())
+	f.marked = false
+	if f.hub != nil {
+		f.hub.Publish(at, f.changes.take())
+	}
 	f.activity.published(at)
 	f.stream.Confirm(f.store.DurableLSN())
 	if f.held {
@@ -591,7 +611,7 @@ func (f *follower) switchDeploy(commit replicate.CommitFunc) error {
 	f.deploys.set(s.current, s.text)
 	f.health.setServing()
 	f.deployer.current(f.wanted)
-	f.log.Info("sync config is current", "deploy", s.record.ID, "streams", len(s.current.Plan.Streams), "definitions", len(s.current.IDs), "checkpoint", f.hub.Latest())
+	f.log.Info("sync config is current", "deploy", s.record.ID, "streams", len(s.current.Plan.Streams), "definitions", len(s.current.IDs), "lsn", f.lsn)
 	if len(drop) == 0 {
 		return nil
 	}

@@ -2,6 +2,10 @@
 // config, starts replication and the API, and stops them in order. It is the only
 // package that knows all the others; cmd/millrace calls Run.
 //
+// With the embedded store one process does everything. With storage in Postgres
+// there may be several: each reads the store (front), and of those that may
+// replicate one does, as long as it has the storage's lease (leader).
+//
 // Invariants:
 //   - Every goroutine that Run starts has ended when it returns.
 //   - A failure of the source ends nothing: the API goes on serving what the store
@@ -48,61 +52,72 @@ func (e *SyncConfigError) Error() string {
 	return "the sync config has mistakes:\n" + streams.Format(e.Diagnostics)
 }
 
-// Run serves until ctx ends, and then lets clients go in order. Errors before
-// serving began are of the configuration or the environment; a storage.ErrFailed
-// is a store that can no longer be written.
-func Run(ctx context.Context, cfg *config.Config, reload Reload, log *slog.Logger) error {
+// Run does what role says until ctx ends, and then lets clients go in order. Errors
+// before serving began are of the configuration or the environment; a
+// storage.ErrFailed is a store that can no longer be written.
+func Run(ctx context.Context, cfg *config.Config, role Role, reload Reload, log *slog.Logger) error {
+	if err := role.check(cfg); err != nil {
+		return err
+	}
 	listener, err := net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(cfg.Port)))
 	if err != nil {
 		return fmt.Errorf("listen on port %d: %w; end the program that uses the port, or set another port in %s", cfg.Port, err, cfg.File)
 	}
 	defer listener.Close()
-	return run(ctx, cfg, reload, log, listener, catalogInterval)
+	return run(ctx, cfg, role, reload, log, listener, catalogInterval)
 }
 
 // run is Run with what tests choose.
-func run(ctx context.Context, cfg *config.Config, reload Reload, log *slog.Logger, listener net.Listener, lookEvery time.Duration) error {
-	var plan *streams.Plan
-	var diagnostics []streams.Diagnostic
-	if cfg.Sync.Supplied() {
-		plan, diagnostics = streams.Compile(cfg.Sync.Source)
-		logWarnings(log, diagnostics)
-		if plan == nil && cfg.Sync.ExitOnError {
-			return &SyncConfigError{diagnostics}
+func run(ctx context.Context, cfg *config.Config, role Role, reload Reload, log *slog.Logger, listener net.Listener, lookEvery time.Duration) error {
+	s := &service{cfg: cfg, role: role, log: log, listener: listener, lookEvery: lookEvery, reload: reload}
+	if role.replicates() && cfg.Sync.Supplied() {
+		s.plan, s.diagnostics = streams.Compile(cfg.Sync.Source)
+		logWarnings(log, s.diagnostics)
+		if s.plan == nil && cfg.Sync.ExitOnError {
+			return &SyncConfigError{s.diagnostics}
 		}
 	}
-	verifier, err := newVerifier(cfg, log)
-	if err != nil {
-		return err
+	if role.serves() {
+		verifier, err := newVerifier(cfg, log)
+		if err != nil {
+			return err
+		}
+		defer verifier.Close()
+		s.verifier = verifier
 	}
-	defer verifier.Close()
-	resources := available(os.DirFS("/"))
-	store, err := openStore(ctx, cfg, resources, log)
-	if err != nil {
-		return err
+	s.resources = available(os.DirFS("/"))
+	if cfg.Storage.Type == config.PostgreSQL {
+		return s.shared(ctx)
 	}
-	err = serve(ctx, &service{
-		cfg: cfg, log: log, plan: plan, store: store, listener: listener, verifier: verifier, diagnostics: diagnostics, lookEvery: lookEvery, reload: reload,
-		resources: resources,
-	})
-	if cerr := store.Close(); cerr != nil && err == nil {
-		err = fmt.Errorf("close storage: %w", cerr)
-	}
-	return err
+	return s.embedded(ctx)
 }
 
 // service is what Run has put together.
 type service struct {
 	cfg         *config.Config
+	role        Role
 	log         *slog.Logger
 	plan        *streams.Plan // nil: the configuration has no sync config, or one with mistakes
 	diagnostics []streams.Diagnostic
-	store       store
 	resources   resources
 	listener    net.Listener
-	verifier    *auth.Verifier
+	verifier    *auth.Verifier // nil: no clients are served
 	lookEvery   time.Duration
 	reload      Reload
+}
+
+// embedded is the service on a store that this process alone has: it replicates and
+// serves.
+func (s *service) embedded(ctx context.Context) error {
+	store, err := openStore(ctx, s.cfg, s.resources, s.log)
+	if err != nil {
+		return err
+	}
+	err = s.onStore(ctx, store)
+	if cerr := store.Close(); cerr != nil && err == nil {
+		err = fmt.Errorf("close storage: %w", cerr)
+	}
+	return err
 }
 
 // wanted gives the deployer what is to be served: the configuration's sync config,
@@ -124,8 +139,8 @@ func (s *service) wanted(rec storage.Recovered, d *deployer) *target {
 	return t
 }
 
-func serve(ctx context.Context, s *service) error {
-	recovered := s.store.Recovered()
+func (s *service) onStore(ctx context.Context, store store) error {
+	recovered := store.Recovered()
 	hub := checkpoint.NewHub(recovered.Checkpoint)
 	current := newDeploys()
 	health := newHealth(time.Now(), newBackfills(s.log))
@@ -136,43 +151,102 @@ func serve(ctx context.Context, s *service) error {
 			health.setServing()
 		}
 	}
-	pg := sourceConfig(&s.cfg.Connection)
-	marker := &marker{config: pg}
-	defer marker.close()
-	checkpoints := &writeCheckpoints{store: s.store, hub: hub, mark: marker.mark, log: s.log, requests: make(chan *writeCheckpointRequest, maxWriteCheckpoints)}
-	draining := make(chan struct{})
+	activity := newActivity(recovered.Checkpoint)
+	a := s.api(apiParts{store: store, uploads: store, hub: hub, deploys: current, health: health, admin: s.operator(deployer, current, health, activity)})
+	defer a.close()
+	s.log.Info("serving", "address", s.listener.Addr().String(), "storage", s.cfg.Storage.String(), "checkpoint", recovered.Checkpoint,
+		"max_connections", a.most)
+	return s.host(ctx, a.handler, a.draining, store, s.replicator(store, hub, deployer, current, health, activity).Run,
+		s.reloader(deployer).Run, a.checkpoints.Run, (&compactor{store: store, log: s.log}).Run)
+}
+
+// replicator makes a replicator of what a deployer wants.
+func (s *service) replicator(store replicaStore, hub *checkpoint.Hub, d *deployer, current *deploys, health *health, activity *activity) *replicator {
+	return &replicator{
+		config: sourceConfig(&s.cfg.Connection), deployer: d, store: store, hub: hub,
+		deploys: current, health: health, activity: activity, backfills: health.backfills, log: s.log, heartbeat: s.cfg.Connection.Heartbeat, lookEvery: s.lookEvery,
+	}
+}
+
+func (s *service) reloader(d *deployer) *reloader {
+	return &reloader{deployer: d, Reload: s.reload, log: s.log}
+}
+
+// operator answers the admin API of this process.
+func (s *service) operator(d *deployer, current *deploys, health vitals, activity *activity) *operator {
+	return &operator{
+		connection: &s.cfg.Connection, source: sourceConfig(&s.cfg.Connection), deployer: d, reloader: s.reloader(d),
+		deploys: current, health: health, activity: activity, log: s.log,
+	}
+}
+
+// apiParts are what the API is made of, by who provides it.
+type apiParts struct {
+	store   httpapi.Store
+	uploads writeCheckpointStore
+	hub     *checkpoint.Hub
+	deploys httpapi.Deploys
+	health  httpapi.Health
+	admin   httpapi.Admin
+}
+
+// api is the API and what belongs to it.
+type api struct {
+	handler     *httpapi.Handler
+	most        int // streams
+	checkpoints *writeCheckpoints
+	draining    chan struct{}
+	marker      *marker
+}
+
+func (s *service) api(p apiParts) *api {
 	most, sockets := connections(s.cfg, s.resources), s.resources.sockets()
 	if most > sockets {
 		s.log.Warn("api.parameters.max_concurrent_connections is more than the limit of open files allows: raise the limit (ulimit -n)",
 			"configured", most, "allowed", sockets)
 	}
-	activity := newActivity(recovered.Checkpoint)
-	reloader := &reloader{deployer: deployer, Reload: s.reload, log: s.log}
-	operator := &operator{
-		connection: &s.cfg.Connection, source: pg, deployer: deployer, reloader: reloader, deploys: current, health: health, activity: activity, log: s.log,
-	}
-	handler := httpapi.New(httpapi.Config{
-		Verifier: s.verifier, Store: s.store, Hub: hub, Deploys: current, WriteCheckpoints: checkpoints, Health: health,
-		Limits: limits(s.cfg), Connections: most, Sockets: sockets, Fetches: s.cfg.API.Limits.DataFetches, Draining: draining, Log: s.log,
-		Admin: operator, AdminTokens: adminTokens(s.cfg),
+	a := &api{most: most, draining: make(chan struct{}), marker: &marker{config: sourceConfig(&s.cfg.Connection)}}
+	a.checkpoints = &writeCheckpoints{store: p.uploads, hub: p.hub, mark: a.marker.mark, log: s.log, requests: make(chan *writeCheckpointRequest, maxWriteCheckpoints)}
+	a.handler = httpapi.New(httpapi.Config{
+		Verifier: s.verifier, Store: p.store, Hub: p.hub, Deploys: p.deploys, WriteCheckpoints: a.checkpoints, Health: p.health,
+		Limits: limits(s.cfg), Connections: most, Sockets: sockets, Fetches: s.cfg.API.Limits.DataFetches, Draining: a.draining, Log: s.log,
+		Admin: p.admin, AdminTokens: adminTokens(s.cfg),
 	})
+	return a
+}
+
+func (a *api) close() { a.marker.close() }
+
+// work goes on until its context ends. If it ends before, so does the service.
+type work func(context.Context) error
+
+// handler answers requests. Shutdown ends what the HTTP server does not know of.
+type handler interface {
+	http.Handler
+	ConnState(net.Conn, http.ConnState)
+	Shutdown(context.Context) error
+}
+
+// failing is a store that may fail for good.
+type failing interface {
+	Failed() <-chan struct{}
+	Err() error
+}
+
+// host serves requests and works until ctx ends: then it closes draining, lets
+// streams end, and stops the work last. A store that fails ends everything at once.
+func (s *service) host(ctx context.Context, h handler, draining chan struct{}, store failing, list ...work) error {
 	web := &http.Server{
-		Handler: handler, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
-		ConnState: handler.ConnState,
+		Handler: h, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+		ConnState: h.ConnState,
 		ErrorLog:  slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
-	// Work goes on while streams drain; it is stopped last.
-	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopWork()
-	g, gctx := errgroup.WithContext(work)
-	r := &replicator{
-		config: pg, deployer: deployer, store: s.store, hub: hub,
-		deploys: current, health: health, activity: activity, backfills: health.backfills, log: s.log, heartbeat: s.cfg.Connection.Heartbeat, lookEvery: s.lookEvery,
+	working, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g, gctx := errgroup.WithContext(working)
+	for _, work := range list {
+		g.Go(func() error { return work(gctx) })
 	}
-	g.Go(func() error { return r.Run(gctx) })
-	g.Go(func() error { return reloader.Run(gctx) })
-	g.Go(func() error { return checkpoints.Run(gctx) })
-	g.Go(func() error { return (&compactor{store: s.store, log: s.log}).Run(gctx) })
 	g.Go(func() error {
 		if err := web.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve: %w", err)
@@ -184,28 +258,25 @@ func serve(ctx context.Context, s *service) error {
 		case <-ctx.Done():
 			s.log.Info("stopping")
 		case <-gctx.Done():
-		case <-s.store.Failed():
+		case <-store.Failed():
 			close(draining)
 			web.Close()
 			now, cancel := context.WithCancel(context.Background())
 			cancel()
-			_ = handler.Shutdown(now)
-			return s.store.Err()
+			_ = h.Shutdown(now)
+			return store.Err()
 		}
 		close(draining)
 		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
 		defer cancel()
 		err := web.Shutdown(drain)
-		// The handler's own part are the sockets, of which web does not know.
-		if err = errors.Join(err, handler.Shutdown(drain)); err != nil {
+		if err = errors.Join(err, h.Shutdown(drain)); err != nil {
 			s.log.Warn("some streams did not end in time and were cut", "error", err)
 			web.Close()
 		}
-		stopWork()
+		stop()
 		return nil
 	})
-	s.log.Info("serving", "address", s.listener.Addr().String(), "storage", s.cfg.Storage.Path, "checkpoint", recovered.Checkpoint,
-		"max_connections", most)
 	err := g.Wait()
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		return nil

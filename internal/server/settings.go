@@ -42,13 +42,20 @@ func adminTokens(cfg *config.Config) []string {
 	return out
 }
 
-// sourceConfig translates the configured connection for the postgres package.
+// sourceConfig translates the connection to the source for the postgres package.
 func sourceConfig(c *config.Connection) postgres.Config {
+	out := connectionConfig(c)
+	out.Slot, out.Publication, out.ApplicationName = c.SlotPrefix+"1", postgres.DefaultPublication, "millrace"
+	return out
+}
+
+// connectionConfig translates a configured connection, as far as the source and
+// storage have it in common.
+func connectionConfig(c *config.Connection) postgres.Config {
 	out := postgres.Config{
 		Host: c.Host, Port: uint16(c.Port), User: c.User, Password: string(c.Password), Database: c.Database,
 		TLS: postgres.TLSMode(c.SSLMode), CACert: []byte(c.CACert), ClientCert: []byte(c.ClientCert), ClientKey: []byte(c.ClientKey),
-		ServerName: c.ServerName, Slot: c.SlotPrefix + "1", Publication: postgres.DefaultPublication, ConnectTimeout: c.ConnectTimeout,
-		ApplicationName: "millrace",
+		ServerName: c.ServerName, ConnectTimeout: c.ConnectTimeout,
 	}
 	if c.RejectIPRanges.Local || len(c.RejectIPRanges.Prefixes) > 0 {
 		out.Refuse = func(a netip.Addr) error { return refuse(c.RejectIPRanges, a) }

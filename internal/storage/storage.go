@@ -45,6 +45,12 @@ var (
 	// written any more. Only opening the store again tells whether the batch that
 	// met the failure was kept.
 	ErrFailed = errors.New("storage can no longer be written")
+	// ErrUnavailable: the store does not answer at the moment. Nothing is lost; Recover
+	// goes on once it answers.
+	ErrUnavailable = errors.New("storage does not answer")
+	// ErrExpired: a Snapshot is older than what the store keeps for readers. Take a
+	// new one.
+	ErrExpired = errors.New("snapshot is no longer kept")
 	// ErrBatch: a batch breaks the contract, such as an op id used before. Nothing
 	// of it was written; the caller is at fault.
 	ErrBatch = errors.New("invalid batch")

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -192,7 +194,24 @@ func (s *Store) failure(err error) error {
 	if s.closing.Load() && !errors.Is(err, storage.ErrClosed) {
 		return fmt.Errorf("%w: %w", storage.ErrClosed, err)
 	}
+	if unavailable(err) {
+		return fmt.Errorf("%w: %w", storage.ErrUnavailable, err)
+	}
 	return err
+}
+
+// unavailable reports whether an error is of the connection, or of a server that
+// starts, stops or has no room for another one.
+func unavailable(err error) bool {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		class := pg.Code[:min(2, len(pg.Code))]
+		return class == "08" || class == "53" || class == "57" || pg.SeverityUnlocalized == "FATAL" || pg.SeverityUnlocalized == "PANIC"
+	}
+	var connect *pgconn.ConnectError
+	var network net.Error
+	return errors.As(err, &connect) || errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, net.ErrClosed) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // position is what a commit brings the store to.
@@ -202,6 +221,7 @@ type position struct {
 	nextDef    storage.DefinitionID
 	nextBucket int64
 	lastOp     bucket.OpID
+	led        bool // some process has the lease
 }
 
 func (w *writer) after(b *storage.Batch, whole bool) position {

@@ -15,6 +15,9 @@ import (
 // releaseTime bounds giving the lease back, and telling others of something new.
 const releaseTime = 5 * time.Second
 
+// leasePoll is how often who waits for the lease looks whether it was given back.
+const leasePoll = time.Second
+
 // acquire takes the lease, with the next token, if it has run out; it waits for
 // that if the options say so.
 func (s *Store) acquire(ctx context.Context) error {
@@ -32,10 +35,12 @@ func (s *Store) acquire(ctx context.Context) error {
 		}
 		if !told {
 			s.log.Info("waiting for another process to give up the storage", "holder", holder)
-			told = true
+			if told = true; s.opts.Waiting != nil {
+				s.opts.Waiting(holder)
+			}
 		}
 		// It may be renewed until then, or given back sooner.
-		pause := time.NewTimer(min(s.opts.Lease/3, left+10*time.Millisecond))
+		pause := time.NewTimer(min(s.opts.Lease/3, leasePoll, left+10*time.Millisecond))
 		select {
 		case <-pause.C:
 		case <-ctx.Done():

@@ -43,8 +43,10 @@ type Options struct {
 	Connections int
 	// Reader opens the store for reading, and for requests of write checkpoints.
 	Reader bool
-	// Wait makes Open wait for the lease until its context ends.
-	Wait bool
+	// Wait makes Open wait for the lease until its context ends, and call Waiting,
+	// if it is set, with who has the lease, once.
+	Wait    bool
+	Waiting func(holder string)
 	// NoMigrate makes Open fail with ErrFormat, instead of creating or changing the
 	// tables, if that has to be done: see Migrate.
 	NoMigrate bool

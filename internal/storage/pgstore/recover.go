@@ -71,8 +71,8 @@ func (s *Store) position(ctx context.Context, db querier) (position, storage.Rec
 	var r storage.Recovered
 	var secret []byte
 	var used, nextDef, op, lsn int64
-	err := db.QueryRow(ctx, s.text.in(`SELECT epoch, secret, used_op, next_def, next_bucket, version, op, lsn
-		FROM millrace.store WHERE one = 1`)).Scan(&r.Epoch, &secret, &used, &nextDef, &p.nextBucket, &p.view.version, &op, &lsn)
+	err := db.QueryRow(ctx, s.text.in(`SELECT epoch, secret, used_op, next_def, next_bucket, version, op, lsn,
+		expires > clock_timestamp() FROM millrace.store WHERE one = 1`)).Scan(&r.Epoch, &secret, &used, &nextDef, &p.nextBucket, &p.view.version, &op, &lsn, &p.led)
 	if err != nil {
 		return p, r, err
 	}

@@ -21,7 +21,7 @@ const (
 
 // Snapshot is a reader's view of the store at a checkpoint, safe for concurrent
 // use. It is kept readable for Options.Retain, or in the writing process for as
-// long as it is open; its reads then fail with ErrExpired.
+// long as it is open; its reads then fail with storage.ErrExpired.
 type Snapshot struct {
 	store  *Store
 	view   view
@@ -127,7 +127,7 @@ func (sn *Snapshot) states(keys []storage.BucketKey, out []bucket.State) error {
 // since fails unless the snapshot is of version oldest or later.
 func (sn *Snapshot) since(oldest int64) error {
 	if sn.view.version < oldest {
-		return fmt.Errorf("%w: it is of version %d, what is kept starts at %d; take a new one", ErrExpired, sn.view.version, oldest)
+		return fmt.Errorf("%w: it is of version %d, what is kept starts at %d; take a new one", storage.ErrExpired, sn.view.version, oldest)
 	}
 	return nil
 }

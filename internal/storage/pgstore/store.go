@@ -26,7 +26,8 @@
 // state of a bucket at a checkpoint is in one row. Lookups, definitions and
 // deploys have the versions from and up to which they hold. What is superseded is
 // kept for Options.Retain and for as long as a snapshot of the writing process
-// needs it, then pruned; a reader whose snapshot is older fails with ErrExpired,
+// needs it, then pruned; a reader whose snapshot is older fails with
+// storage.ErrExpired,
 // never with less than the snapshot showed.
 //
 // # Unpublished parts
@@ -50,7 +51,6 @@ package pgstore
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -61,9 +61,6 @@ import (
 	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/storage"
 )
-
-// ErrExpired: a snapshot is older than what is kept. Its reader takes a new one.
-var ErrExpired = errors.New("snapshot is no longer kept")
 
 // Store is an open store. One goroutine at a time should write; writes of several
 // are carried out one after the other. Any number may read.
@@ -93,7 +90,8 @@ type Store struct {
 	mu      sync.Mutex
 	current view           // what Snapshot returns next
 	pins    map[int64]int  // open snapshots of this process, by version
-	seen    watchPositions // how far Watch has come
+	seen    watchPositions // how far Watch has come; for its goroutine
+	pulse   Pulse
 }
 
 // view is a published state.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -24,17 +25,23 @@ const (
 
 // Change is what Watch has found new.
 type Change struct {
-	// Checkpoint is the newest one, which Snapshot returns from now on.
+	// Checkpoint is the newest one.
 	Checkpoint storage.Checkpoint
 	// All stands for every bucket and lookup, when too many changed to name them.
 	All     bool
 	Buckets []storage.BucketKey // each once
 	Lookups []storage.LookupKey // each once
-	// Plan says that definitions or deploys changed: Refresh returns them.
-	Plan bool
+	// Plan is what the checkpoint has of definitions and deploys, if they changed.
+	Plan *storage.Recovered
 	// Uploads are the write checkpoints that were requested, of any process.
 	Uploads []Upload
+
+	show func()
 }
+
+// Show makes Checkpoint what Snapshot returns. Whoever gets a Change calls it, when
+// readers may see what belongs to Plan, and no longer what does not.
+func (c *Change) Show() { c.show() }
 
 // Upload is a user's newest write checkpoint.
 type Upload struct {
@@ -52,13 +59,36 @@ type watchPositions struct {
 // beginWatch notes where Watch is to begin.
 func (s *Store) beginWatch(ctx context.Context) error {
 	s.seen.view = s.current
+	s.setPulse(func(p *Pulse) { *p = Pulse{At: time.Now(), Led: true} })
 	return s.reads.QueryRow(ctx, s.text.in("SELECT seq FROM millrace.upload_counter WHERE one = 1")).Scan(&s.seen.seq)
+}
+
+// Pulse tells whether the database answers.
+type Pulse struct {
+	// At is when Watch last got an answer, and Err why it has got none since.
+	At  time.Time
+	Err error
+	// Led says that some process had the lease then.
+	Led bool
+}
+
+// Pulse returns what Watch knows of the database.
+func (s *Store) Pulse() Pulse {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pulse
+}
+
+func (s *Store) setPulse(f func(*Pulse)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(&s.pulse)
 }
 
 // Watch calls f with what is new since the store was opened, or since Watch was
 // last running, until ctx ends or the store is closed: soon after it is published,
-// if the database tells (LISTEN), and every Options.Poll. While the database cannot
-// be reached it goes on trying. One Watch at a time may run.
+// if the database tells (LISTEN), and every Options.Poll. F calls Change.Show.
+// While the database cannot be reached it goes on trying. One Watch at a time may run.
 func (s *Store) Watch(ctx context.Context, f func(Change)) error {
 	var l listener
 	defer l.close()
@@ -72,7 +102,10 @@ func (s *Store) Watch(ctx context.Context, f func(Change)) error {
 		// Listening begins before looking, so that nothing is missed between.
 		l.open(ctx, s)
 		if err := s.look(ctx, f); err != nil && ctx.Err() == nil && !s.closing.Load() {
-			s.log.Warn("storage: looking for new checkpoints failed; trying again", "error", err)
+			if s.Pulse().Err == nil {
+				s.log.Warn("storage: looking for new checkpoints failed; trying again", "error", err)
+			}
+			s.setPulse(func(p *Pulse) { p.Err = err })
 			l.close()
 		}
 		l.wait(ctx, s)
@@ -83,7 +116,7 @@ func (s *Store) Watch(ctx context.Context, f func(Change)) error {
 func (s *Store) look(ctx context.Context, f func(Change)) error {
 	ctx, cancel := context.WithTimeout(ctx, readTime)
 	defer cancel()
-	at, _, err := s.position(ctx, s.reads)
+	at, recovered, err := s.position(ctx, s.reads)
 	if err != nil {
 		return err
 	}
@@ -92,6 +125,13 @@ func (s *Store) look(ctx context.Context, f func(Change)) error {
 	if err := s.changed(ctx, &changes, at.view.version); err != nil {
 		return err
 	}
+	var plan *storage.Recovered
+	if changes.plan {
+		plan = &recovered
+		if err := s.planAt(ctx, at.view, plan); err != nil {
+			return err
+		}
+	}
 	uploads, err := s.uploads(ctx)
 	if err != nil {
 		return err
@@ -99,17 +139,19 @@ func (s *Store) look(ctx context.Context, f func(Change)) error {
 	for first := true; ; first = false {
 		if !first || at.view != s.seen.view || len(uploads) > 0 {
 			s.seen.view = at.view
-			s.advance(at.view)
 			f(Change{
-				Checkpoint: at.view.checkpoint, All: changes.all, Plan: changes.plan,
+				Checkpoint: at.view.checkpoint, All: changes.all, Plan: plan,
 				Buckets: slices.Collect(maps.Keys(changes.buckets)), Lookups: slices.Collect(maps.Keys(changes.lookups)),
-				Uploads: uploads,
+				Uploads: uploads, show: func() { s.advance(at.view) },
 			})
 		}
 		if len(uploads) < maxUploads {
+			s.setPulse(func(p *Pulse) { *p = Pulse{At: time.Now(), Led: at.led} })
 			return nil
 		}
+		changes = changeSet{}
 		changes.clear()
+		plan = nil
 		if uploads, err = s.uploads(ctx); err != nil {
 			return err
 		}
@@ -191,16 +233,21 @@ func (s *Store) refresh(ctx context.Context) (storage.Recovered, view, error) {
 	if err != nil {
 		return r, view{}, err
 	}
-	if err := s.loadPlan(ctx, s.reads, at.view.version, &r); err != nil {
-		return r, view{}, err
+	return r, at.view, s.planAt(ctx, at.view, &r)
+}
+
+// planAt fills in the definitions and deploys of a published version.
+func (s *Store) planAt(ctx context.Context, v view, r *storage.Recovered) error {
+	if err := s.loadPlan(ctx, s.reads, v.version, r); err != nil {
+		return err
 	}
 	// Reading may have taken longer than what is superseded is kept.
-	sn := Snapshot{store: s, view: at.view}
+	sn := Snapshot{store: s, view: v}
 	var pruned int64
 	if err := s.reads.QueryRow(ctx, s.text.in("SELECT pruned FROM millrace.horizon WHERE one = 1")).Scan(&pruned); err != nil {
-		return r, view{}, err
+		return err
 	}
-	return r, at.view, sn.since(pruned)
+	return sn.since(pruned)
 }
 
 // channel is what processes are notified by.

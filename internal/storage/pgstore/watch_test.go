@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/millrace-sync/millrace/internal/bucket"
 	"github.com/millrace-sync/millrace/internal/source"
@@ -24,6 +25,7 @@ func watching(t *testing.T, s *Store) <-chan Change {
 	var running sync.WaitGroup
 	running.Go(func() {
 		err := s.Watch(ctx, func(c Change) {
+			c.Show()
 			select {
 			case changes <- c:
 			case <-ctx.Done():
@@ -38,6 +40,10 @@ func watching(t *testing.T, s *Store) <-chan Change {
 		running.Wait()
 	})
 	return changes
+}
+
+func diffChange(want, got Change) string {
+	return cmp.Diff(want, got, cmpopts.IgnoreUnexported(Change{}), cmpopts.EquateEmpty())
 }
 
 func readerOf(t *testing.T, opts Options) *Store {
@@ -65,7 +71,7 @@ func TestWatch(t *testing.T) {
 	last.Lookups = []storage.LookupWrite{{Lookup: lookup, Values: []byte("v")}}
 	commit(t, writer, last)
 	want := Change{Checkpoint: storage.Checkpoint{Op: 3, LSN: 30}, Buckets: []storage.BucketKey{bucketA}, Lookups: []storage.LookupKey{lookup}}
-	if d := cmp.Diff(want, <-changes); d != "" {
+	if d := diffChange(want, <-changes); d != "" {
 		t.Fatalf("change (-want +got):\n%s", d)
 	}
 	if got := fmt.Sprint(opIDs(t, reader)); got != "[1 2 3]" {
@@ -73,7 +79,7 @@ func TestWatch(t *testing.T) {
 	}
 
 	commit(t, writer, &storage.Batch{Publish: true, LSN: 40, NoSync: true})
-	if d := cmp.Diff(Change{Checkpoint: storage.Checkpoint{Op: 3, LSN: 40}}, <-changes); d != "" {
+	if d := diffChange(Change{Checkpoint: storage.Checkpoint{Op: 3, LSN: 40}}, <-changes); d != "" {
 		t.Fatalf("change of the LSN alone (-want +got):\n%s", d)
 	}
 
@@ -81,12 +87,17 @@ func TestWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	want = Change{Checkpoint: storage.Checkpoint{Op: 3, LSN: 40}, Uploads: []Upload{{User: "u", WriteCheckpoint: storage.WriteCheckpoint{ID: 1, LSN: 45}}}}
-	if d := cmp.Diff(want, <-changes); d != "" {
+	if d := diffChange(want, <-changes); d != "" {
 		t.Fatalf("change of a write checkpoint (-want +got):\n%s", d)
 	}
 
 	commit(t, writer, &storage.Batch{Publish: true, LSN: 50, Drop: []storage.DefinitionID{1}})
-	if d := cmp.Diff(Change{Checkpoint: storage.Checkpoint{Op: 3, LSN: 50}, All: true, Plan: true}, <-changes); d != "" {
+	dropped := <-changes
+	if dropped.Plan == nil || len(dropped.Plan.Definitions) != 0 || dropped.Plan.Epoch != writer.Recovered().Epoch {
+		t.Fatalf("the plan after a drop is %+v, want one without definitions", dropped.Plan)
+	}
+	dropped.Plan = nil
+	if d := diffChange(Change{Checkpoint: storage.Checkpoint{Op: 3, LSN: 50}, All: true}, dropped); d != "" {
 		t.Fatalf("change by a drop (-want +got):\n%s", d)
 	}
 	if r, err := reader.Refresh(t.Context()); err != nil || len(r.Definitions) != 0 {
@@ -134,7 +145,7 @@ func TestWatchAfterPruning(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := <-watching(t, reader)
-	if !c.All || !c.Plan || c.Checkpoint.Op != 4 {
+	if !c.All || c.Plan == nil || c.Checkpoint.Op != 4 {
 		t.Fatalf("change %+v, want all at op 4", c)
 	}
 }
@@ -217,11 +228,11 @@ func TestPrune(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer old.Close()
-	if _, err := read(old); !errors.Is(err, ErrExpired) {
-		t.Fatalf("read from what is pruned: %v, want ErrExpired", err)
+	if _, err := read(old); !errors.Is(err, storage.ErrExpired) {
+		t.Fatalf("read from what is pruned: %v, want storage.ErrExpired", err)
 	}
-	if err := old.Ops(bucketA, 0, func(*bucket.Op) bool { return true }); !errors.Is(err, ErrExpired) {
-		t.Fatalf("ops of what is purged: %v, want ErrExpired", err)
+	if err := old.Ops(bucketA, 0, func(*bucket.Op) bool { return true }); !errors.Is(err, storage.ErrExpired) {
+		t.Fatalf("ops of what is purged: %v, want storage.ErrExpired", err)
 	}
 	for table, want := range map[string]int{"op": 0, "bucket": 0, "lookup": 0, "definition": 0, "deploy": 1, "publication": 1, "bucket_undo": 0, "row_undo": 0} {
 		if got := count(t, writer, table); got != want {

@@ -1,0 +1,181 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/millrace-sync/millrace/internal/admin"
+	"github.com/millrace-sync/millrace/internal/httpapi"
+	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/storage/pgstore"
+	"github.com/millrace-sync/millrace/protocol"
+)
+
+// leader replicates whenever this process has the storage's lease: it waits for the
+// lease, works until another process has taken over or ctx ends, and waits again.
+type leader struct {
+	service  *service
+	options  pgstore.Options
+	deployer *deployer
+	activity *activity
+	log      *slog.Logger
+
+	// newest is the sync config that was the newest deployed one when the process
+	// started; led says that this process has replicated before. They belong to Run.
+	newest string
+	led    bool
+
+	mu     sync.Mutex
+	health *health // of the replicator, while there is one
+	holder string  // of the lease, while it is waited for
+	reason string  // why the lease cannot be had
+}
+
+// Run leads again and again. It returns an error if the storage cannot be used by
+// this version of the program, or is corrupt.
+func (l *leader) Run(ctx context.Context) error {
+	if err := l.look(ctx); err != nil {
+		return err
+	}
+	delay := minRetry
+	for ctx.Err() == nil {
+		started := time.Now()
+		err := l.lead(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, storage.ErrFormat), errors.Is(err, storage.ErrCorrupt):
+			return fmt.Errorf("replicate: %w", err)
+		}
+		if time.Since(started) > maxRetry {
+			delay = minRetry
+		}
+		l.set(nil, "", err.Error())
+		l.log.Warn("replication has ended in this process; waiting for its turn again", "reason", err, "retry_in", delay)
+		pause := time.NewTimer(delay)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+		}
+		delay = min(2*delay, maxRetry)
+	}
+	return nil
+}
+
+func (l *leader) set(h *health, holder, reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.health, l.holder, l.reason = h, holder, reason
+}
+
+// look notes what is deployed when the process starts.
+func (l *leader) look(ctx context.Context) error {
+	opts := l.options
+	opts.Reader = true
+	store, err := pgstore.Open(ctx, opts)
+	if err != nil {
+		return err
+	}
+	rec := store.Recovered()
+	if d := newestDeploy(&rec); d != nil {
+		l.newest = d.SyncConfig
+	}
+	return store.Close()
+}
+
+// wanted gives the deployer what is to be served: the configuration's sync config if
+// it is newer than what is stored, that is, if nothing was deployed since this
+// process was started by it.
+func (l *leader) wanted(rec storage.Recovered) {
+	stored := newestDeploy(&rec)
+	if !l.led && (stored == nil || stored.SyncConfig == l.newest) {
+		l.service.wanted(rec, l.deployer)
+	} else {
+		l.deployer.begin(storedTarget(rec, false), l.service.cfg.Sync.Source.File)
+	}
+	l.led = true
+}
+
+// lead waits for the lease, and replicates until it is lost or ctx ends.
+func (l *leader) lead(ctx context.Context) error {
+	opts := l.options
+	opts.Wait, opts.Waiting = true, func(holder string) { l.set(nil, holder, "") }
+	store, err := pgstore.Open(ctx, opts)
+	if err != nil {
+		return err
+	}
+	health := newHealth(time.Now(), newBackfills(l.log))
+	l.set(health, "", "")
+	l.log.Info("this process replicates", "storage", l.service.cfg.Storage.String(), "checkpoint", store.Recovered().Checkpoint)
+	g, gctx := errgroup.WithContext(ctx)
+	// Clients are served by the front, which sees what is published by way of the
+	// store: the replicator needs neither its hub nor its deploys.
+	l.wanted(store.Recovered())
+	r := l.service.replicator(writing{store}, nil, l.deployer, newDeploys(), health, l.activity)
+	g.Go(func() error { return r.Run(gctx) })
+	g.Go(func() error { return l.service.reloader(l.deployer).Run(gctx) })
+	g.Go(func() error { return store.Run(gctx) })
+	err = g.Wait()
+	// Whoever waits can take the lease at once.
+	return errors.Join(err, store.Close())
+}
+
+// heard implements vitals.
+func (l *leader) heard() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.health == nil {
+		return time.Time{}
+	}
+	return l.health.heard()
+}
+
+// reading implements vitals.
+func (l *leader) reading() []admin.TableProgress {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.health == nil {
+		return nil
+	}
+	return l.health.reading()
+}
+
+// elsewhere returns where to go with what only the process that replicates can do;
+// nil if that is this one.
+func (l *leader) elsewhere() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.health != nil {
+		return nil
+	}
+	where := "the process that replicates"
+	if l.holder != "" {
+		where += ", which is " + l.holder
+	}
+	return protocol.Errorf(protocol.ShuttingDown, "This process does not replicate at the moment. Ask %s.", where)
+}
+
+// Status implements httpapi.Health.
+func (l *leader) Status() httpapi.Status {
+	l.mu.Lock()
+	health, holder, reason := l.health, l.holder, l.reason
+	l.mu.Unlock()
+	switch {
+	case health != nil:
+		return health.Status()
+	case holder != "":
+		// Whoever waits is what it is meant to be, and says what for.
+		return httpapi.Status{Started: true, Ready: true, Touched: time.Now(),
+			Reason: "another process replicates (" + holder + "); this one takes over when it ends"}
+	case reason != "":
+		return httpapi.Status{Started: true, Touched: time.Now(), Reason: reason}
+	}
+	return httpapi.Status{Touched: time.Now(), Reason: "replication has not started"}
+}
