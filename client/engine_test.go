@@ -56,10 +56,16 @@ func (w *twins) write(sql string) {
 // event gives both sides an event and compares whether they then close.
 func (w *twins) event(op, payload string, ours func() (engine.Outcome, error)) (closed bool) {
 	w.t.Helper()
-	w.log = append(w.log, op+" "+payload)
 	var arg any
-	if payload != "" {
+	switch {
+	case op == "line_binary":
+		arg = oracle.Blob(payload)
+		w.log = append(w.log, fmt.Sprintf("%s %x", op, payload))
+	case payload != "":
 		arg = payload
+		fallthrough
+	default:
+		w.log = append(w.log, op+" "+payload)
 	}
 	want, wantErr := w.o.Control(op, arg)
 	var got engine.Outcome
@@ -284,6 +290,37 @@ func (w *twins) line(text string) (closed bool) {
 	})
 }
 
+// chunk sends a data line, as JSON text or as BSON.
+func (w *twins) chunk(c *protocol.DataChunk, binary bool) {
+	w.t.Helper()
+	if !binary {
+		w.line(strings.TrimSpace(string(protocol.JSONLines.AppendDataChunk(nil, c))))
+		return
+	}
+	document := protocol.BSON.AppendDataChunk(nil, c)
+	w.event("line_binary", string(document), func() (engine.Outcome, error) {
+		line, err := protocol.BSON.DecodeLine(document)
+		if err != nil {
+			return engine.Outcome{}, err
+		}
+		return w.e.Line(line, len(document), w.now)
+	})
+}
+
+// change gives both sides another schema, between connections.
+func (w *twins) change(schema Schema) {
+	w.t.Helper()
+	w.log = append(w.log, "schema "+official(w.t, schema))
+	if _, err := w.o.Control("stop", nil); err != nil {
+		w.t.Fatal(err)
+	}
+	replaceSchema(w.t, w.o, schema)
+	if err := w.d.UpdateSchema(w.t.Context(), schema); err != nil {
+		w.t.Fatal(err)
+	}
+	w.schema = schema
+}
+
 // uploaded empties the queue on both sides, as a connector does, and sets the target.
 func (w *twins) uploaded(target int64) (closed bool) {
 	w.t.Helper()
@@ -403,7 +440,8 @@ ON CONFLICT (id) DO UPDATE SET label = excluded.label, rest = excluded.rest`, []
 }
 
 // Random histories of a service that writes, compacts, moves rows between buckets,
-// breaks off and errs, with local writes between, leave the same on both sides.
+// breaks off and errs, with local writes between and versions of the app's schema, leave the
+// same on both sides.
 func TestRandomLines(t *testing.T) {
 	for range 4 {
 		seed := rand.Uint64()
@@ -427,8 +465,26 @@ func (b *simBucket) sum() (sum uint32) {
 }
 
 func randomLines(t *testing.T, r *rand.Rand) {
-	schema := Schema{Tables: []Table{{Name: "a", Columns: []Column{Text("v")}}, {Name: "b", Columns: []Column{Text("v")}}}}
-	w := newTwins(t, schema, "")
+	a, b := Table{Name: "a", Columns: []Column{Text("v")}}, Table{Name: "b", Columns: []Column{Text("v")}}
+	own := RawTable{Name: "own", Table: "raw_own"}
+	// The app has versions: without b, without the raw table, with b kept on the device.
+	local1 := b
+	local1.LocalOnly = true
+	schemas := []Schema{
+		{Tables: []Table{a, b}, RawTables: []RawTable{own}}, {Tables: []Table{a}, RawTables: []RawTable{own}},
+		{Tables: []Table{a, b}}, {Tables: []Table{local1, a}, RawTables: []RawTable{own}},
+	}
+	w := newTwins(t, schemas[0], `CREATE TABLE raw_own(id TEXT PRIMARY KEY, v TEXT)`)
+	for _, event := range []string{"INSERT", "UPDATE", "DELETE"} {
+		text, err := json.Marshal(officialRaw(&own))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.o.Query(`SELECT powersync_create_raw_table_crud_trigger(?, ?, ?)`, string(text), own.triggerName(event), event)
+	}
+	if err := w.d.CaptureWrites(t.Context(), "own"); err != nil {
+		t.Fatal(err)
+	}
 	var op uint64
 	var buckets []*simBucket
 	names := 0
@@ -464,7 +520,7 @@ func randomLines(t *testing.T, r *rand.Rand) {
 			}
 		default:
 			op++
-			o := protocol.Op{ID: op, Kind: protocol.Put, Checksum: r.Uint32(), ObjectType: []string{"a", "b", "untyped"}[r.IntN(3)], ObjectID: fmt.Sprint(r.IntN(5))}
+			o := protocol.Op{ID: op, Kind: protocol.Put, Checksum: r.Uint32(), ObjectType: []string{"a", "b", "untyped", "own"}[r.IntN(4)], ObjectID: fmt.Sprint(r.IntN(5))}
 			if r.IntN(4) > 0 {
 				o.Subkey = []byte(fmt.Sprint("k", r.IntN(2)))
 			}
@@ -487,6 +543,10 @@ func randomLines(t *testing.T, r *rand.Rand) {
 		} else if r.IntN(2) == 0 {
 			w.unsubscribe(engine.StreamKey{Name: "s1", Params: `{"x":0}`})
 		}
+		if r.IntN(3) == 0 {
+			w.change(schemas[r.IntN(len(schemas))])
+			w.compare()
+		}
 		w.start()
 		told := map[string]bool{} // in the last checkpoint
 		closed := false
@@ -496,7 +556,8 @@ func randomLines(t *testing.T, r *rand.Rand) {
 			}
 			if r.IntN(3) == 0 {
 				local++
-				w.write(fmt.Sprintf(`INSERT OR REPLACE INTO a(id, v) VALUES ('%d', 'local %d')`, r.IntN(5), local))
+				table := []string{"a", "raw_own"}[r.IntN(2)]
+				w.write(fmt.Sprintf(`INSERT OR REPLACE INTO %s(id, v) VALUES ('%d', 'local %d')`, table, r.IntN(5), local))
 			}
 			var bad uint32
 			if r.IntN(12) == 0 {
@@ -536,7 +597,7 @@ func randomLines(t *testing.T, r *rand.Rand) {
 						n := 1 + r.IntN(len(b.ops)-b.sent)
 						chunk := &protocol.DataChunk{Bucket: b.name, Ops: b.ops[b.sent : b.sent+n]}
 						b.sent += n
-						w.line(strings.TrimSpace(string(protocol.JSONLines.AppendDataChunk(nil, chunk))))
+						w.chunk(chunk, r.IntN(2) == 0)
 					}
 				}
 				if r.IntN(10) == 0 {
