@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -222,7 +223,8 @@ func BenchmarkWrite(b *testing.B) {
 	b.ReportMetric(float64(took[len(took)/2])/1e6, "median-ms")
 }
 
-// Nothing goes on running once a database is closed, whatever it was doing.
+// Nothing goes on running once a database is closed, whatever it was doing: syncing, moving
+// its log, telling of changes.
 func TestNothingOutlivesClose(t *testing.T) {
 	began := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -234,26 +236,45 @@ func TestNothingOutlivesClose(t *testing.T) {
 	}))
 	defer server.Close()
 	d := newDB(t, greetings)
-	connect(t, d, &user{fetch: func(int) (Credentials, error) { return Credentials{server.URL, "token"}, nil }})
+	var ended sync.WaitGroup
+	watches := make(chan struct{}, 1)
+	ended.Go(func() {
+		for range Watch[int](t.Context(), d, nil, `SELECT count(*) FROM greeting`) {
+			wake(watches)
+		}
+	})
+	ended.Go(func() {
+		for range d.Changes(t.Context()) {
+		}
+	})
+	ended.Go(func() {
+		for range d.StatusChanges(t.Context()) {
+		}
+	})
+	<-watches
+	connect(t, d, &user{fetch: func(int) (Credentials, error) { return Credentials{server.URL, "token"}, nil }, upload: func(ctx context.Context, _ *DB) error {
+		<-ctx.Done() // a backend that does not answer
+		return ctx.Err()
+	}})
 	<-began
+	// Beyond softLog.
+	mustExec(t, d, `INSERT INTO greeting(id, message) SELECT 'g' || value, hex(zeroblob(5000000)) FROM json_each('[1, 2]')`)
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// Idle connections end a moment after they are told to.
+	done := make(chan struct{})
+	go func() { defer close(done); ended.Wait() }()
 	ctx := patient(t)
+	select {
+	case <-done:
+	case <-ctx.Done():
+		t.Fatal("an iterator goes on after Close")
+	}
+	// Idle connections end a moment after they are told to.
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		stacks := make([]byte, 1<<20)
-		stacks = stacks[:runtime.Stack(stacks, true)]
-		left := ""
-		for _, g := range strings.Split(string(stacks), "\n\n") {
-			for _, ours := range []string{"client.(*connection)", "client.readLines", "net/http.(*persistConn)", "database/sql.(*DB)"} {
-				if strings.Contains(g, ours) {
-					left = g
-				}
-			}
-		}
+		left := leftRunning()
 		if left == "" {
 			return
 		}
@@ -263,4 +284,21 @@ func TestNothingOutlivesClose(t *testing.T) {
 			t.Fatalf("still running:\n%s", left)
 		}
 	}
+}
+
+// leftRunning returns the stack of a goroutine of the client's.
+func leftRunning() string {
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	for _, g := range strings.Split(string(stacks), "\n\n") {
+		if strings.Contains(g, "testing.tRunner") {
+			continue // a test of ours
+		}
+		for _, ours := range []string{"millrace/client.(*", "millrace/client.read", "net/http.(*persistConn)", "database/sql.(*DB)"} {
+			if strings.Contains(g, ours) {
+				return g
+			}
+		}
+	}
+	return ""
 }

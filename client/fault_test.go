@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -257,12 +258,12 @@ func TestShrinkingSchema(t *testing.T) {
 // priority 0.
 func TestUploadFailsForEver(t *testing.T) {
 	fail := errors.New("the backend does not like it")
-	tries := 0
-	broken := true
+	var tries atomic.Int32
+	var mended atomic.Bool
 	u := &user{}
 	u.upload = func(ctx context.Context, db *DB) error {
-		tries++
-		if broken {
+		tries.Add(1)
+		if !mended.Load() {
 			return fail
 		}
 		tx, err := db.NextTransaction(ctx)
@@ -283,8 +284,8 @@ func TestUploadFailsForEver(t *testing.T) {
 			}
 			s.send(t, `{"token_expires_in":3000}`)
 		}
-		if tries < 200 || tries > 280 {
-			t.Errorf("%d tries in twenty minutes", tries)
+		if n := tries.Load(); n < 200 || n > 280 {
+			t.Errorf("%d tries in twenty minutes", n)
 		}
 		mustExec(t, d, `INSERT INTO todos(id, title) VALUES ('z', 'later')`)
 		s.send(t, bigRow(3)...)
@@ -300,7 +301,7 @@ func TestUploadFailsForEver(t *testing.T) {
 		if got := queued(t, d); got != "x,z" {
 			t.Errorf("queue %q", got)
 		}
-		broken = false
+		mended.Store(true)
 		time.Sleep(7 * time.Second)
 		synctest.Wait()
 		if st := d.Status(); st.UploadError != nil || queued(t, d) != "" {
