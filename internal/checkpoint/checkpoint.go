@@ -81,6 +81,14 @@ func (h *Hub) Latest() storage.Checkpoint {
 func (h *Hub) Publish(c storage.Checkpoint, changes Changes) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if c.LSN < h.latest.LSN {
+		// Positions that were given out are worth nothing any more: who waits for one
+		// looks for another.
+		for _, w := range h.waiting {
+			h.wakeUser(w.user)
+		}
+		h.waiting = nil
+	}
 	h.latest = c
 	if changes.any() {
 		h.remember(changes)
@@ -145,19 +153,6 @@ func weight(c *Changes) int {
 		return maxRecentKeys/2 + 1 // at most one
 	}
 	return len(c.Buckets) + len(c.Lookups)
-}
-
-// Rewind makes c the newest checkpoint, although its LSN is behind that of the last:
-// positions given out so far are worth nothing. Who waits for one beyond due waits
-// for due, as storage's write checkpoints do from now on.
-func (h *Hub) Rewind(c storage.Checkpoint, due source.LSN) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.latest = c
-	for i := range h.waiting {
-		h.waiting[i].lsn = min(h.waiting[i].lsn, due)
-	}
-	heap.Init(&h.waiting)
 }
 
 // WriteCheckpoint tells the Hub of a user's new write checkpoint, after storage

@@ -272,17 +272,18 @@ func TestNothingIsMissed(t *testing.T) {
 	}
 }
 
-// Whoever waits for a position that is worth nothing any more waits for the one from
-// which on all is right.
-func TestRewind(t *testing.T) {
+// Whoever waits for a position that is worth nothing any more is woken, and looks for
+// another.
+func TestPositionsThatGoBack(t *testing.T) {
 	h := NewHub(storage.Checkpoint{Op: 5, LSN: 100})
 	w := h.Watch("u")
 	defer w.Close()
 	h.WriteCheckpoint("u", 900)
-	h.Rewind(storage.Checkpoint{Op: 5}, 40)
-	if at := h.Latest(); at != (storage.Checkpoint{Op: 5}) {
-		t.Fatalf("newest checkpoint is %v", at)
+	h.Publish(storage.Checkpoint{Op: 5}, Changes{})
+	if at, dirty := w.Take(); at != (storage.Checkpoint{Op: 5}) || !dirty.Write {
+		t.Fatalf("took %v, %+v", at, dirty)
 	}
+	w.Await(40)
 	h.Publish(storage.Checkpoint{Op: 5, LSN: 39}, Changes{})
 	if w.Pending() {
 		t.Fatal("woken before the position is reached")

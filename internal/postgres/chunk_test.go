@@ -275,17 +275,17 @@ func TestReadRow(t *testing.T) {
 	table := w.table("t")
 	rows, _ := w.pages(t, table, 10) // the int comes in binary, the time in text
 	for _, row := range rows {
-		got, ok, err := postgres.ReadRow(t.Context(), w.conn, table, row)
-		if err != nil || !ok {
-			t.Fatalf("%v %v", ok, err)
+		got, at, err := postgres.ReadRow(t.Context(), w.conn, table, row)
+		if err != nil || got == nil || at == 0 {
+			t.Fatalf("%v at %v, %v", got, at, err)
 		}
 		if a, b := decoded(t, table, [][]source.Datum{got}), decoded(t, table, [][]source.Datum{row}); !slices.Equal(a, b) {
 			t.Errorf("got %q, want %q", a, b)
 		}
 	}
 	w.exec("DELETE FROM t WHERE a = 1")
-	if _, ok, err := postgres.ReadRow(t.Context(), w.conn, table, rows[0]); ok || err != nil {
-		t.Errorf("a deleted row: %v %v", ok, err)
+	if got, at, err := postgres.ReadRow(t.Context(), w.conn, table, rows[0]); got != nil || at == 0 || err != nil {
+		t.Errorf("a deleted row: %v at %v, %v", got, at, err)
 	}
 	rows[1][2] = source.Datum{Encoding: source.Unchanged}
 	if _, _, err := postgres.ReadRow(t.Context(), w.conn, table, rows[1]); err == nil {

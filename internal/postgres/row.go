@@ -12,12 +12,13 @@ import (
 )
 
 // ReadRow reads the present version of one row, found by the key columns of
-// identity (its other datums are not looked at); false if it is gone. It serves
-// where the stream leaves out large values that are not stored here.
-func ReadRow(ctx context.Context, conn *pgconn.PgConn, t *source.Table, identity []source.Datum) ([]source.Datum, bool, error) {
+// identity (its other datums are not looked at); nil if it is gone. The position is
+// one that the log had reached by then: what is committed beyond it was not seen. It
+// serves where the stream leaves out large values that are not stored here.
+func ReadRow(ctx context.Context, conn *pgconn.PgConn, t *source.Table, identity []source.Datum) ([]source.Datum, source.LSN, error) {
 	doing := "read a row of " + t.QualifiedName()
 	if len(identity) != len(t.Columns) {
-		return nil, false, fmt.Errorf("%s: identity of %d columns, want %d", doing, len(identity), len(t.Columns))
+		return nil, 0, fmt.Errorf("%s: identity of %d columns, want %d", doing, len(identity), len(t.Columns))
 	}
 	list := make([]string, len(t.Columns))
 	var where []string
@@ -30,7 +31,7 @@ func ReadRow(ctx context.Context, conn *pgconn.PgConn, t *source.Table, identity
 		}
 		d := identity[i]
 		if d.Encoding != source.Text && d.Encoding != source.Binary {
-			return nil, false, fmt.Errorf("%s: key column %s was not sent", doing, t.Columns[i].Name)
+			return nil, 0, fmt.Errorf("%s: key column %s was not sent", doing, t.Columns[i].Name)
 		}
 		format := int16(pgproto3.TextFormat)
 		if d.Encoding == source.Binary {
@@ -40,16 +41,25 @@ func ReadRow(ctx context.Context, conn *pgconn.PgConn, t *source.Table, identity
 		where = append(where, fmt.Sprintf("%s = $%d", list[i], len(values)))
 	}
 	if len(where) == 0 {
-		return nil, false, fmt.Errorf("%s: it has no key", doing)
+		return nil, 0, fmt.Errorf("%s: it has no key", doing)
 	}
 	sql := fmt.Sprintf("SELECT %s FROM ONLY %s.%s WHERE %s", strings.Join(list, ", "),
 		quoteIdent(t.Schema), quoteIdent(t.Name), strings.Join(where, " AND "))
 	r := conn.ExecParams(ctx, sql, values, nil, formats, nil).Read()
 	if r.Err != nil {
-		return nil, false, failed(doing, r.Err)
+		return nil, 0, failed(doing, r.Err)
+	}
+	// After the row was read: what its transaction wrote lies before.
+	end, err := queryRow(ctx, conn, doing, "SELECT pg_catalog.pg_current_wal_insert_lsn()")
+	if err != nil {
+		return nil, 0, err
+	}
+	at, err := source.ParseLSN(end[0])
+	if err != nil {
+		return nil, 0, failed(doing, err)
 	}
 	if len(r.Rows) == 0 {
-		return nil, false, nil
+		return nil, at, nil
 	}
 	row := make([]source.Datum, len(t.Columns))
 	for i, v := range r.Rows[0] {
@@ -57,5 +67,5 @@ func ReadRow(ctx context.Context, conn *pgconn.PgConn, t *source.Table, identity
 			row[i] = source.Datum{Encoding: source.Text, Bytes: v}
 		}
 	}
-	return row, true, nil
+	return row, at, nil
 }

@@ -148,7 +148,7 @@ func (a *Applier) Reread(t *source.Table, reads Reads) bool {
 		if fresh := (storage.TableProgress{Table: t.ID, Shape: shape}); at < 0 {
 			d.Tables = append(d.Tables, fresh)
 		} else {
-			fresh.Sweep = d.Tables[at].Sweep
+			fresh.Sweep = true // for the same reason as after missed changes: see unswept
 			d.Tables[at] = fresh
 		}
 		a.batch.Definitions = append(a.batch.Definitions, *d)

@@ -18,6 +18,31 @@ import (
 // readers see the old state, and then, at one transaction's end, the new one. A
 // crash takes everything back to the old state, and the reconciliation begins anew.
 
+// Publishable reports whether what is stored once lsn has been applied may be shown: if
+// it is Consistent, or a table that was altered is being read, whose rows show in both
+// versions in any case.
+func (a *Applier) Publishable(lsn source.LSN) bool {
+	return a.Consistent(lsn) || !a.Reconciling() && slices.ContainsFunc(a.backfill.definitions, func(d storage.Definition) bool {
+		return d.State == storage.Serving && !complete(&d)
+	})
+}
+
+// Consistent reports whether what is stored once lsn has been applied is of one point in
+// time: it is not while stored definitions are compared with the source, nor before
+// the stream has come to where rows were read again.
+func (a *Applier) Consistent(lsn source.LSN) bool { return lsn >= a.ahead && !a.Reconciling() }
+
+// Resumed tells that the source's log had come to lsn when this life began. Rows of a
+// table that was being read again may have been read ahead of the stream, in the life
+// before, up to there.
+func (a *Applier) Resumed(lsn source.LSN) {
+	for i := range a.backfill.definitions {
+		if d := &a.backfill.definitions[i]; d.State == storage.Serving && !complete(d) {
+			a.ahead = max(a.ahead, lsn)
+		}
+	}
+}
+
 // Distrust returns the definitions as they are once changes were missed: what is
 // served is stale, every table is to be read again from its beginning, and swept.
 func Distrust(defs []storage.Definition) []storage.Definition {
@@ -42,23 +67,25 @@ func (a *Applier) Reconciling() bool {
 	return slices.ContainsFunc(a.backfill.definitions, func(d storage.Definition) bool { return d.State == storage.Stale })
 }
 
-// GiveUp gives the tables up for now that are held and cannot be read: what is
-// stored of them stays as it is, so that they do not keep everything else from being
-// compared. They are read, and swept, when they can be. It returns which they are.
+// GiveUp gives the tables up for now that are served and cannot be read any more: what
+// is stored of them stays as it is, so that they do not keep everything else from being
+// compared. They are read anew, and swept, when they can be. It returns which they are.
 func (a *Applier) GiveUp(unreadable func(source.TableID) bool) (given []source.TableID) {
 	for i := range a.backfill.definitions {
 		d := &a.backfill.definitions[i]
-		if d.State != storage.Stale {
-			continue
+		if d.State == storage.Backfilling {
+			continue // nothing of it is served before it is complete
 		}
 		d.Tables = slices.Clone(d.Tables)
+		news := false
 		for j := range d.Tables {
-			p := &d.Tables[j]
-			if p.Done || !unreadable(p.Table) {
-				continue
+			if p := &d.Tables[j]; (p.Shape != "" || !p.Done) && unreadable(p.Table) {
+				*p = storage.TableProgress{Table: p.Table, Done: true, Sweep: true}
+				given, news = append(given, p.Table), true
 			}
-			*p = storage.TableProgress{Table: p.Table, Done: true, Sweep: true}
-			given = append(given, p.Table)
+		}
+		if !news {
+			continue
 		}
 		if complete(d) {
 			d.State = storage.Serving
@@ -69,8 +96,9 @@ func (a *Applier) GiveUp(unreadable func(source.TableID) bool) (given []source.T
 	return slices.Compact(given)
 }
 
-// unswept reports whether rows of a table may be stored that are still to be compared
-// with the source.
+// unswept reports whether what is stored of a table may be out of date: it was altered,
+// or changes were missed, and it is still to be read. A value that was kept is then not
+// to be trusted; a change that comes while its row is being read would make it last.
 func (a *Applier) unswept(table source.TableID) bool {
 	return slices.ContainsFunc(a.backfill.definitions, func(d storage.Definition) bool {
 		return slices.ContainsFunc(d.Tables, func(p storage.TableProgress) bool { return p.Table == table && p.Sweep && !p.Done })

@@ -35,10 +35,19 @@ type Rows interface {
 	RowsOf(table source.TableID, yield func(source.RowKey, *storage.RowRecord) error) error
 }
 
-// Refetch reads a row's present version from the source by its identity columns;
-// false if it is gone. It serves only where a large unchanged value was omitted by
-// the source and was not kept (see Table.keep).
-type Refetch func(t *source.Table, identity []source.Datum) ([]source.Datum, bool, error)
+// Refetch reads a row's present version from the source by its identity columns. It
+// serves only where a large unchanged value was omitted by the source and is not known
+// (see Table.keep).
+type Refetch func(t *source.Table, identity []source.Datum) (Refetched, error)
+
+// Refetched is a row as it was when the source's log ended at At; nil if it was gone.
+type Refetched struct {
+	Row []source.Datum
+	At  source.LSN
+	// Altered says that the table has other columns by now, and cannot be asked: it is
+	// going to be read whole, once the stream tells of that.
+	Altered bool
+}
 
 // CommitFunc makes a batch durable. The batch, and what it points to, is reused once
 // it returns.
@@ -82,6 +91,9 @@ type Applier struct {
 	pending map[storage.RowRef]int32 // places in batch.Rows of the rows that may be asked for again
 	records slab[storage.RowRecord]  // of batch
 	members slab[storage.Membership] // of records
+	// ahead is a position up to which some row was read again: until the stream is
+	// there, what is stored is of no one point in time.
+	ahead source.LSN
 
 	backfill backfill
 
@@ -186,10 +198,9 @@ func (a *Applier) ApplyPrepared(tx *Prepared, commit CommitFunc) error {
 	return nil
 }
 
-// Flush commits what waits and publishes everything up to lsn, but for as long as
-// stored definitions are compared with the source (see Reconciling).
+// Flush commits what waits and publishes everything up to lsn, if that is Publishable.
 func (a *Applier) Flush(lsn source.LSN, commit CommitFunc) error {
-	a.batch.LSN, a.batch.Publish = lsn, !a.Reconciling()
+	a.batch.LSN, a.batch.Publish = lsn, a.Publishable(lsn)
 	return a.commit(commit)
 }
 
@@ -317,14 +328,20 @@ func (a *Applier) update(t *Table, ch *source.Change, r *Row) error {
 		row = fillFromKept(t, row, had.rec)
 	}
 	if slices.ContainsFunc(row, unchanged) {
-		fresh, ok, err := a.refetch(t.Table, row)
+		fresh, err := a.refetch(t.Table, row)
 		if err != nil {
 			return fmt.Errorf("read again a row with large values that the source left out: %w", err)
 		}
-		if !ok {
-			return nil // deleted since: the stream will say so
+		if fresh.Altered {
+			if prior != ref {
+				return a.remove(t, prior)
+			}
+			return nil
 		}
-		row = fresh
+		a.ahead = max(a.ahead, fresh.At)
+		if row = fresh.Row; row == nil {
+			return a.remove(t, prior) // the stream will say so
+		}
 	}
 	if prior != ref {
 		if err := a.remove(t, prior); err != nil {

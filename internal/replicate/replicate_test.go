@@ -119,8 +119,8 @@ func (b *bench) RowsOf(table source.TableID, yield func(source.RowKey, *storage.
 	return nil
 }
 
-func (b *bench) refetch(*source.Table, []source.Datum) ([]source.Datum, bool, error) {
-	return b.fresh, b.fresh != nil, nil
+func (b *bench) refetch(*source.Table, []source.Datum) (Refetched, error) {
+	return Refetched{Row: b.fresh}, nil
 }
 
 func (b *bench) commit(batch *storage.Batch) error {
@@ -227,7 +227,7 @@ func TestValuesLeftOut(t *testing.T) {
 	b.want("fetched value", b.apply(4, update("c", "cem", "~")),
 		`REMOVE ["ann"] c`, `PUT ["cem"] c {"id":"c","body":"short"}`, "lookup", "withdraw lookup")
 	b.fresh = nil
-	b.want("row gone meanwhile", b.apply(5, update("c", "dia", "~")))
+	b.want("row gone meanwhile", b.apply(5, update("c", "dia", "~")), `REMOVE ["c"] c`, `REMOVE ["cem"] c`, "withdraw lookup")
 }
 
 func TestBadRowConcernsItselfOnly(t *testing.T) {

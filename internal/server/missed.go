@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/millrace-sync/millrace/internal/checkpoint"
 	"github.com/millrace-sync/millrace/internal/postgres"
 	"github.com/millrace-sync/millrace/internal/replicate"
 	"github.com/millrace-sync/millrace/internal/source"
@@ -162,7 +163,7 @@ func (r *replicator) distrust(ctx context.Context, rec storage.Recovered, facts 
 	if r.hub != nil {
 		at := rec.Checkpoint
 		at.LSN = 0
-		r.hub.Rewind(at, due)
+		r.hub.Publish(at, checkpoint.Changes{})
 	}
 	return r.store.Recover(ctx)
 }

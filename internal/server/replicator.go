@@ -68,6 +68,8 @@ type replicator struct {
 	lookEvery time.Duration
 
 	state *state
+	// position is how far the source's log had come at the last connect.
+	position source.LSN
 	// slotLost is why the slot has to be replaced; nil if it need not.
 	slotLost error
 }
@@ -210,6 +212,7 @@ func (r *replicator) connect(ctx context.Context, wanted *target) (_ *follower, 
 	for _, w := range facts.Warnings {
 		r.log.Warn("source", "warning", w.Error())
 	}
+	r.position = facts.Position
 	recovered, from, err := r.resume(ctx, recovered, facts)
 	if err != nil {
 		return nil, nil, err
@@ -257,7 +260,8 @@ type follower struct {
 	changes  changeSet
 	lsn      source.LSN // everything up to here has been applied
 	saved    source.LSN // of the last commit
-	held     bool       // nothing is published: what is stored is being compared with the source
+	held     bool       // what is stored is being compared with the source
+	parts    bool       // something is committed that is not published
 	inTxn    bool
 	txns     int  // since the last flush
 	marked   bool // a write checkpoint's marker has come since the last commit
@@ -268,8 +272,12 @@ func (r *replicator) newFollower(ctx context.Context, c *conns, wanted *target, 
 	s := r.state
 	f := &follower{replicator: r, wanted: wanted, conns: c, secret: recovered.Secret, lsn: at, saved: at, changes: newChangeSet()}
 	eval := replicate.NewEvaluator(recovered.Secret, s.current, s.next)
-	refetch := func(t *source.Table, identity []source.Datum) ([]source.Datum, bool, error) {
-		return postgres.ReadRow(ctx, c.follower, t, identity)
+	refetch := func(t *source.Table, identity []source.Datum) (replicate.Refetched, error) {
+		row, at, err := postgres.ReadRow(ctx, c.follower, t, identity)
+		if errors.Is(err, postgres.ErrTableChanged) {
+			return replicate.Refetched{Altered: true}, nil
+		}
+		return replicate.Refetched{Row: row, At: at}, err
 	}
 	f.applier = replicate.NewApplier(r.store, refetch, eval, recovered.NextOp, replicate.DefaultLimits)
 	if s.current != nil {
@@ -302,9 +310,8 @@ func (r *replicator) newFollower(ctx context.Context, c *conns, wanted *target, 
 	f.look(set)
 	f.gone = set.gone
 	f.applier.Backfill(defs, set.tables, f.readers.reads)
-	for _, id := range f.applier.GiveUp(set.unreadable) {
-		f.log.Warn("a table cannot be compared with what is stored of it: its rows are served as they are until it can be read", "oid", id)
-	}
+	f.applier.Resumed(r.position)
+	f.giveUpTables(set)
 	if f.held = f.applier.Reconciling(); f.held {
 		r.health.note(compareNote, comparing, true)
 	}
@@ -516,32 +523,37 @@ func (f *follower) settle(commit replicate.CommitFunc) error {
 	if f.inTxn {
 		return nil
 	}
-	if f.applier.Pending() {
+	if f.applier.Pending() || f.parts && f.applier.Publishable(f.lsn) {
 		if err := f.applier.Flush(f.lsn, commit); err != nil {
 			return err
 		}
 		f.report()
+		if f.parts {
+			return nil
+		}
 		return f.switchDeploy(commit)
 	}
 	// The source moved on without anything for us: sessions that wait for a write
 	// checkpoint need to know. Where they learn of it from the store, it is recorded
 	// at once if one may be waiting; otherwise the store can wait.
+	publishable := !f.parts && f.applier.Publishable(f.lsn)
 	if f.hub == nil {
-		if f.marked && !f.held {
+		if f.marked && publishable {
 			return f.idle(commit)
 		}
-		return nil
-	}
-	if latest := f.hub.Latest(); f.lsn > latest.LSN && !f.held {
+	} else if latest := f.hub.Latest(); f.lsn > latest.LSN && publishable {
 		latest.LSN = f.lsn
 		f.hub.Publish(latest, checkpoint.Changes{})
+	}
+	if f.state.next != nil {
+		return f.switchDeploy(commit) // it may have waited for the stream to come this far
 	}
 	return nil
 }
 
 // idle records the position now and then, so that the source can forget its log.
 func (f *follower) idle(commit replicate.CommitFunc) error {
-	if !f.inTxn && !f.applier.Pending() && f.lsn > f.saved && !f.held {
+	if !f.inTxn && !f.applier.Pending() && f.lsn > f.saved && f.applier.Publishable(f.lsn) {
 		return f.applier.Flush(f.lsn, commit)
 	}
 	return nil
@@ -553,13 +565,13 @@ func (f *follower) commit(ctx context.Context, b *storage.Batch) error {
 		f.changes.add(b)
 	}
 	f.health.touch(time.Now())
-	if f.applier.Reconciling() {
+	if !b.Publish || !f.applier.Publishable(b.LSN) {
 		b.Publish, b.NoSync = false, true // it becomes durable with what is published in the end
 	}
 	if err := f.store.Commit(ctx, b); err != nil {
 		return err
 	}
-	if !b.Publish {
+	if f.parts = !b.Publish; f.parts {
 		return nil
 	}
 	f.saved = b.LSN
@@ -588,7 +600,7 @@ func (f *follower) switchDeploy(commit replicate.CommitFunc) error {
 		f.deployer.current(f.wanted)
 		return nil
 	}
-	if !s.switched || len(f.blocked) > 0 || !f.applier.Backfilled() {
+	if !s.switched || len(f.blocked) > 0 || !f.applier.Backfilled() || !f.applier.Consistent(f.lsn) {
 		return nil
 	}
 	if f.applier.Pending() {

@@ -220,6 +220,7 @@ func (f *follower) catalog(set *tableSet, commit replicate.CommitFunc) error {
 			return err
 		}
 	}
+	f.giveUpTables(set)
 	for _, t := range set.tables {
 		if err := f.table(t, commit); err != nil {
 			return err
@@ -230,6 +231,13 @@ func (f *follower) catalog(set *tableSet, commit replicate.CommitFunc) error {
 		return f.switchDeploy(commit) // it may have waited for a table
 	}
 	return nil
+}
+
+// giveUpTables notes which tables can no longer be read.
+func (f *follower) giveUpTables(set *tableSet) {
+	for _, id := range f.applier.GiveUp(set.unreadable) {
+		f.log.Warn("a table cannot be read any more: what is stored of it is served as it is, and compared once it can be", "oid", id)
+	}
 }
 
 // table takes notice of a table as it now is.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/millrace-sync/millrace/internal/bucket"
 	"github.com/millrace-sync/millrace/internal/checkpoint"
+	"github.com/millrace-sync/millrace/internal/deploy"
 	"github.com/millrace-sync/millrace/internal/session"
 	"github.com/millrace-sync/millrace/internal/storage/pebblestore"
 	"github.com/millrace-sync/millrace/internal/streams"
@@ -28,6 +29,7 @@ type client struct {
 
 	// the connection
 	session *session.Session
+	deploy  *deploy.Deploy // of session
 	watcher *checkpoint.Watcher
 	snap    *pebblestore.Snapshot // of the checkpoint being sent
 	target  map[string]protocol.Bucket
@@ -58,12 +60,13 @@ func (c *client) connect() {
 	}
 	claims, _ := json.Marshal(map[string]string{"sub": c.user})
 	c.session = session.New(session.Config{
-		Deploy:    w.deploy,
+		Deploy:    w.current,
 		Request:   streams.Request{Claims: claims, IncludeDefaults: true},
 		Positions: positions,
 		Codec:     protocol.JSONLines,
 		Limits:    streams.Limits{Buckets: 1000, LookupResults: 1000},
 	})
+	c.deploy = w.current
 	c.watcher = w.hub.Watch(c.user)
 	c.watched = false
 }
@@ -88,14 +91,14 @@ func (c *client) closeSnapshot() {
 func (c *client) step() error {
 	switch {
 	case c.session == nil:
-		if c.world.serving {
+		if c.world.current != nil {
 			c.connect()
 		}
 		return nil
-	case c.world.rng.IntN(15) == 0:
+	case c.world.IntN(15) == 0:
 		c.disconnect()
 		return nil
-	case c.session.Sending() && c.world.rng.IntN(4) > 0:
+	case c.session.Sending() && c.world.IntN(4) > 0:
 		return c.chunk()
 	default:
 		return c.advance()
@@ -134,6 +137,11 @@ func (c *client) advance() error {
 	}
 	if c.snap.Checkpoint().Op > latest.Op {
 		dirty.All = true // of changes that the hub has not told of yet
+	}
+	if c.deploy != c.world.current {
+		c.deploy = c.world.current
+		c.session.Redeploy(c.deploy)
+		dirty.All, c.watched = true, false
 	}
 	out, _, err := c.session.Advance(nil, c.snap, dirty, 0)
 	if err != nil {
@@ -252,12 +260,12 @@ func (c *client) complete(at bucket.OpID) error {
 	for id, e := range newest {
 		c.visible[id] = e.body
 	}
-	lsn, ok := w.published[at]
-	if !ok {
+	v := w.views[at]
+	if v == nil {
 		return fmt.Errorf("client %s completed %s, which was never published", c.user, at)
 	}
-	if want := w.config.Want(c.user, w.history[lsn]); !maps.Equal(c.visible, want) {
-		return fmt.Errorf("client %s at %s (LSN %s) sees %v, want %v", c.user, at, lsn, c.visible, want)
+	if want := w.want(c.deploy, c.user, v.rows); !v.loose && !maps.Equal(c.visible, want) {
+		return fmt.Errorf("client %s at %s sees %v, want %v", c.user, at, c.visible, want)
 	}
 	w.Completed++
 	return nil

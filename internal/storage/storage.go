@@ -162,8 +162,9 @@ type TableProgress struct {
 	Rows  int64
 	// Done says that the table is read, and swept if Sweep asked for it.
 	Done bool
-	// Sweep says that rows may be stored that the table no longer has: once it is
-	// read, the stored rows are looked up in it, and those that are gone taken back.
+	// Sweep says that it is not read for the first time, and that what is stored of it
+	// may be wrong: once it is read, the stored rows are looked up in it, and those that
+	// are gone taken back.
 	Sweep bool
 }
 
