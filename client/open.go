@@ -74,6 +74,7 @@ type DB struct {
 	moving     bool                     // the log is being moved in the background
 	connection *connection              // nil if there is none
 	streams    map[engine.StreamKey]int // how often each subscription is held
+	statements map[string]*sql.Stmt     // of ExecContext; they end with the writer
 }
 
 // Open opens the database in a file, creates it if there is none, and makes its
@@ -100,7 +101,7 @@ func Open(ctx context.Context, file string, schema Schema, opts *Options) (*DB, 
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", file, err)
 	}
-	d := &DB{file: file, log: o.Logger, streams: make(map[engine.StreamKey]int)}
+	d := &DB{file: file, log: o.Logger, streams: make(map[engine.StreamKey]int), statements: make(map[string]*sql.Stmt)}
 	d.stopping, d.stop = context.WithCancel(context.Background())
 	d.writer, err = driver.Open(name+"?_txlock=immediate", func(c *sqlite3.Conn) error { return d.initWriter(c, &o) }, d.term)
 	if err == nil {

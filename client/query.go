@@ -25,10 +25,47 @@ func (d *DB) QueryContext(ctx context.Context, query string, args ...any) (*sql.
 }
 
 // ExecContext runs a statement that writes. Writes to views report no affected rows:
-// their triggers do the work.
+// their triggers do the work. Statements with arguments are prepared once and kept.
 func (d *DB) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	r, err := d.writer.ExecContext(ctx, query, args...)
+	if len(args) == 0 {
+		r, err := d.writer.ExecContext(ctx, query)
+		return r, explain(err)
+	}
+	s, err := d.prepared(ctx, query)
+	switch {
+	case err != nil:
+		return nil, explain(err)
+	case s == nil:
+		r, err := d.writer.ExecContext(ctx, query, args...)
+		return r, explain(err)
+	}
+	r, err := s.ExecContext(ctx, args...)
 	return r, explain(err)
+}
+
+// maxPrepared bounds the statements of an app that are kept: preparing one that writes to a
+// view, with its triggers, takes a fifth of the time of the write.
+const maxPrepared = 100
+
+// prepared returns a statement that is kept, nil if there are too many already.
+func (d *DB) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
+	d.mu.Lock()
+	s, full := d.statements[query], len(d.statements) >= maxPrepared
+	d.mu.Unlock()
+	if s != nil || full {
+		return s, nil
+	}
+	s, err := d.writer.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if other := d.statements[query]; other != nil || len(d.statements) >= maxPrepared {
+		return other, s.Close()
+	}
+	d.statements[query] = s
+	return s, nil
 }
 
 // ReadTx runs fn in a transaction that reads one state of the database throughout.

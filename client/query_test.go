@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -140,6 +141,52 @@ func TestTransactions(t *testing.T) {
 	cancel()
 	if err := d.WriteTx(ctx, func(*sql.Tx) error { return nil }); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
+	}
+}
+
+// Statements are kept across changes of the schema, and not without bound.
+func TestStatements(t *testing.T) {
+	d := newDB(t, todos)
+	insert := func() error {
+		_, err := d.ExecContext(t.Context(), `INSERT INTO todos(id, title) VALUES (uuid(), ?)`, "x")
+		return err
+	}
+	if err := insert(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.UpdateSchema(t.Context(), Schema{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := insert(); err == nil || !strings.Contains(err.Error(), "no such table") {
+		t.Errorf("into a table that went: %v", err)
+	}
+	if err := d.UpdateSchema(t.Context(), Schema{Tables: []Table{{Name: "todos", Columns: []Column{Text("other"), Text("title")}}}}); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 3 * maxPrepared {
+		wg.Go(func() {
+			err := insert()
+			if err == nil {
+				_, err = d.ExecContext(t.Context(), fmt.Sprintf(`INSERT INTO todos(id, title) VALUES (?, '%d')`, i), fmt.Sprint(i))
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	d.mu.Lock()
+	kept := len(d.statements)
+	d.mu.Unlock()
+	if kept > maxPrepared {
+		t.Errorf("%d statements are kept", kept)
+	}
+	if n, err := Get[int](t.Context(), d, `SELECT count(*) FROM todos WHERE title IS NOT NULL`); err != nil || n != 6*maxPrepared+1 {
+		t.Errorf("%d rows, %v", n, err)
+	}
+	if _, err := d.ExecContext(t.Context(), `INSERT INTO todos(id) VALUES (?); SELECT 1`, "two"); err == nil {
+		t.Error("two statements with arguments")
 	}
 }
 
