@@ -23,9 +23,10 @@
 // the stream and the engine; while a stream is open it has a goroutine that reads
 // lines ahead and, now and then, one that fetches credentials, and waits for both.
 // The upload loop calls the connector. They speak through flags that are raised and
-// taken, so nothing queues up between them. Iterators (Watch, Changes, StatusChanges)
-// run in their caller's goroutine; what they have not taken yet is one set of table
-// names each.
+// taken, so nothing queues up between them. A log that has grown is moved into the
+// database by a goroutine of its own, on a reader's connection; Close waits for it.
+// Iterators (Watch, Changes, StatusChanges) run in their caller's goroutine; what they
+// have not taken yet is one set of table names each.
 //
 // Package engine decides what lines mean and is pure; package local knows the
 // file's layout; this package brings both together with sockets, clocks and pools.
