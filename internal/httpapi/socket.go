@@ -44,6 +44,7 @@ func isUpgrade(r *http.Request) bool {
 type socket struct {
 	handler *Handler
 	conn    *websocket.Conn
+	wire    *wire  // under conn
 	log     string // the peer's user agent
 	types   rsocket.Frame
 	claims  *auth.Claims
@@ -60,7 +61,8 @@ func (h *Handler) socket(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, errStopping())
 		return
 	}
-	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{
+	upgrade := &wiring{ResponseWriter: w, buffers: &h.buffers}
+	conn, err := websocket.Accept(upgrade, r, &websocket.AcceptOptions{
 		// Clients are apps of any origin; what lets them in is a token, not a cookie.
 		InsecureSkipVerify: true,
 		CompressionMode:    websocket.CompressionNoContextTakeover, CompressionThreshold: deflateThreshold,
@@ -71,7 +73,7 @@ func (h *Handler) socket(w http.ResponseWriter, r *http.Request) {
 		return // Accept has answered
 	}
 	conn.SetReadLimit(maxBody + frameOverhead)
-	s := &socket{handler: h, conn: conn, log: userAgent(r), state: rsocket.New(), streams: map[uint32]*payloadSink{}}
+	s := &socket{handler: h, conn: conn, wire: upgrade.wire, log: userAgent(r), state: rsocket.New(), streams: map[uint32]*payloadSink{}}
 	// In a goroutine of its own, so that what the HTTP server holds of a request is free.
 	go func() {
 		defer h.taken.leave()
@@ -104,7 +106,7 @@ func (s *socket) serve(ctx context.Context) error {
 		return err
 	}
 	// Nothing but a SETUP comes first without an error.
-	if err := s.open(ctx, &e.Setup); err != nil {
+	if err := apart(func() error { return s.open(ctx, &e.Setup) }); err != nil {
 		return err
 	}
 	defer s.handler.places.leave(s.claims.Subject)
@@ -116,7 +118,7 @@ func (s *socket) serve(ctx context.Context) error {
 		}
 		switch e.Kind {
 		case rsocket.Requested:
-			err = s.request(ctx, &e)
+			err = apart(func() error { return s.request(ctx, &e) })
 		case rsocket.Credited:
 			if sink := s.stream(e.Stream); sink != nil {
 				sink.credit(e.N)
@@ -132,6 +134,14 @@ func (s *socket) serve(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// apart calls f in a goroutine of its own and waits for it: the stack that f needs is
+// free then, where a goroutine that goes on to wait for hours would keep it.
+func apart(f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	return <-done
 }
 
 // receive waits for the next message and says what it means.
@@ -217,29 +227,38 @@ func (s *socket) request(ctx context.Context, e *rsocket.Event) error {
 	s.streams[e.Stream] = sink
 	s.mu.Unlock()
 	s.running.Go(func() {
-		defer cancel()
 		if err := d.start(ctx); err != nil {
+			cancel()
 			d.stop()
 			s.end(sink)
 			_ = s.refuse(sink, err)
 			return
 		}
-		err := d.run(ctx)
-		left := ctx.Err() != nil // cancelled by the client, or the socket has ended
-		s.end(sink)
-		switch {
-		case left:
-		case err == nil:
-			if s.write(rsocket.AppendComplete(nil, sink.id)) == nil {
-				s.leave()
-			}
-		case errors.Is(err, errClosed):
-			_ = s.conn.CloseNow()
-		default: // run has logged it
-			_ = s.write(rsocket.AppendError(nil, sink.id, rsocket.ApplicationError, protocol.AsError(err).Error()))
-		}
+		// Another goroutine, for what start needed of the stack.
+		s.running.Go(func() {
+			defer cancel()
+			s.carry(ctx, d, sink)
+		})
 	})
 	return nil
+}
+
+// carry runs a stream to its end and tells the client of it.
+func (s *socket) carry(ctx context.Context, d *driver, sink *payloadSink) {
+	err := d.run(ctx)
+	left := ctx.Err() != nil // cancelled by the client, or the socket has ended
+	s.end(sink)
+	switch {
+	case left:
+	case err == nil:
+		if s.write(rsocket.AppendComplete(nil, sink.id)) == nil {
+			s.leave()
+		}
+	case errors.Is(err, errClosed):
+		_ = s.conn.CloseNow()
+	default: // run has logged it
+		_ = s.write(rsocket.AppendError(nil, sink.id, rsocket.ApplicationError, protocol.AsError(err).Error()))
+	}
 }
 
 // refuse tells the client why its request is not served.
@@ -296,12 +315,9 @@ func (s *socket) prepare(e *rsocket.Event, out sink) (*driver, error) {
 	return s.handler.open(driverConfig{request: req, claims: s.claims, codec: protocol.BSON, sink: out, userAgent: s.log})
 }
 
-// write sends one frame. The deadline is for a client that does not read: the
-// socket cannot be used after it.
+// write sends one frame. A client that does not read is cut off by the wire.
 func (s *socket) write(frame []byte) error {
-	ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
-	defer cancel()
-	if err := s.conn.Write(ctx, websocket.MessageBinary, frame); err != nil {
+	if err := s.conn.Write(context.Background(), websocket.MessageBinary, frame); err != nil {
 		return fmt.Errorf("%w: %w", errClosed, err)
 	}
 	return nil
@@ -367,6 +383,12 @@ func (p *payloadSink) resume() error {
 func (p *payloadSink) payloads(lines []byte) (rest []byte, err error) {
 	frame := p.socket.handler.buffers.Get().(*[]byte)
 	defer p.socket.handler.recycle(frame)
+	p.socket.wire.cork()
+	defer func() {
+		if failed := p.socket.wire.uncork(p.socket.handler.recycle); failed != nil && err == nil {
+			err = fmt.Errorf("%w: %w", errClosed, failed)
+		}
+	}()
 	for len(lines) > 0 && p.take() {
 		n := int(binary.LittleEndian.Uint32(lines)) // BSON begins with its length
 		*frame = rsocket.AppendPayload((*frame)[:0], p.id, lines[:n])

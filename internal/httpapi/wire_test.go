@@ -1,0 +1,117 @@
+package httpapi
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// tap is a connection that keeps what each write was, and the deadlines.
+type tap struct {
+	net.Conn
+	reads     io.Reader
+	writes    []string
+	deadlines int
+	fail      error
+}
+
+func (c *tap) Read(b []byte) (int, error) { return c.reads.Read(b) }
+func (c *tap) Write(b []byte) (int, error) {
+	if c.fail != nil {
+		return 0, c.fail
+	}
+	c.writes = append(c.writes, string(b))
+	return len(b), nil
+}
+func (c *tap) SetWriteDeadline(time.Time) error { c.deadlines++; return nil }
+
+func newWire(c net.Conn) (*wire, func(*[]byte)) {
+	return &wire{Conn: c, buffers: &sync.Pool{New: func() any { return new([]byte) }}}, func(*[]byte) {}
+}
+
+// What is written between cork and uncork goes out at once, and in order with what
+// others write; beyond the bound it goes out before.
+func TestWireHoldsWritesBack(t *testing.T) {
+	c := &tap{}
+	w, recycle := newWire(c)
+	say := func(text string) {
+		if n, err := fmt.Fprint(w, text); n != len(text) || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	say("a")
+	w.cork()
+	say("b")
+	w.cork()
+	say("c")
+	if err := w.uncork(recycle); err != nil {
+		t.Fatal(err)
+	}
+	say("d")
+	if err := w.uncork(recycle); err != nil {
+		t.Fatal(err)
+	}
+	say("e")
+	w.cork()
+	if err := w.uncork(recycle); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(c.writes, "|"); got != "a|bcd|e" || c.deadlines != 3 {
+		t.Errorf("wrote %s with %d deadlines, want a|bcd|e with 3", got, c.deadlines)
+	}
+	if w.held != nil {
+		t.Error("a buffer is kept")
+	}
+	c.writes = nil
+	w.cork()
+	large := strings.Repeat("x", flushBytes/2)
+	for range 5 {
+		say(large)
+	}
+	if len(c.writes) != 2 || len(*w.held) != len(large) {
+		t.Errorf("%d writes before the end, %d bytes held back", len(c.writes), len(*w.held))
+	}
+	if err := w.uncork(recycle); err != nil || len(c.writes) != 3 {
+		t.Errorf("%d writes, %v", len(c.writes), err)
+	}
+}
+
+// After a write has failed nothing is written, since a part of it may be out.
+func TestWireFails(t *testing.T) {
+	c := &tap{fail: io.ErrShortWrite}
+	w, recycle := newWire(c)
+	w.cork()
+	if _, err := w.Write([]byte("a")); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.uncork(recycle); !errors.Is(err, io.ErrShortWrite) {
+		t.Errorf("uncork: %v", err)
+	}
+	c.fail = nil
+	if _, err := w.Write([]byte("b")); !errors.Is(err, io.ErrShortWrite) || len(c.writes) > 0 {
+		t.Errorf("write after a failure: %v, wrote %q", err, c.writes)
+	}
+	w.cork()
+	if err := w.uncork(recycle); !errors.Is(err, io.ErrShortWrite) {
+		t.Errorf("uncork after a failure: %v", err)
+	}
+}
+
+// What came with the request is read first, in whatever pieces.
+func TestWireReadsWhatCameEarly(t *testing.T) {
+	w, _ := newWire(&tap{reads: strings.NewReader(" then the rest")})
+	w.early = []byte("early")
+	b := make([]byte, 3)
+	if n, err := w.Read(b); n != 3 || err != nil || string(b) != "ear" {
+		t.Fatalf("%q, %v", b[:n], err)
+	}
+	rest, err := io.ReadAll(w)
+	if string(rest) != "ly then the rest" || err != nil {
+		t.Errorf("%q, %v", rest, err)
+	}
+}
