@@ -52,6 +52,22 @@ CREATE TABLE logs_3 (id text PRIMARY KEY, line text);
 -- that table gets its first row
 INSERT INTO logs_3 VALUES ('l4', 'fourth');
 
+-- a table renamed into the wildcard, a change that leaves a large value out, and a column dropped
+CREATE TABLE large (id text PRIMARY KEY, line text, n integer);
+ALTER TABLE large ALTER COLUMN line SET STORAGE EXTERNAL;
+INSERT INTO large VALUES ('l7', repeat('large', 1000), 1);
+ALTER TABLE large RENAME TO logs_4;
+UPDATE logs_4 SET n = 2;
+ALTER TABLE logs_4 DROP COLUMN n;
+
+-- the same, and the table dropped
+CREATE TABLE large (id text PRIMARY KEY, line text, n integer);
+ALTER TABLE large ALTER COLUMN line SET STORAGE EXTERNAL;
+INSERT INTO large VALUES ('l8', repeat('large', 1000), 1);
+ALTER TABLE large RENAME TO logs_5;
+UPDATE logs_5 SET n = 2;
+DROP TABLE logs_5;
+
 -- a table dropped
 DROP TABLE logs_2;
 
