@@ -17,7 +17,7 @@ const (
 	KillService  Fault = "kill the service"
 	StopService  Fault = "stop the service"
 	PauseService Fault = "pause the service"
-	DeployLive   Fault = ""                           // what is deployed says it all; nothing is down
+	DeployLive   Fault = "reload the configuration"   // while it serves
 	KillPostgres Fault = "kill Postgres"              // at once: its children end by themselves
 	QuitPostgres Fault = "shut Postgres down at once" // immediate mode
 	KillBackend  Fault = "kill the backend"

@@ -242,10 +242,18 @@ func newRound(t *testing.T, bin string, cluster *pgtest.Cluster, plan Plan) *rou
 	}
 	r.source, r.clients = runProxy(t, at.Host), runProxy(t, r.addr)
 	at.Host, at.User = r.source.Addr(), url.UserPassword("postgres", "none")
+	stored := *at
+	if *storage == "postgresql" { // by the same network, so that its faults meet both
+		store, err := url.Parse(cluster.NewDatabase(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored.Path = store.Path
+	}
 	secret, _ := r.key.Private.Key.([]byte)
 	_, port, _ := strings.Cut(r.addr, ":")
 	r.env = []string{
-		"PS_DATABASE_URI=" + at.String(), "PS_STORAGE_PATH=" + filepath.Join(dir, "store"), "PS_PORT=" + port,
+		"PS_DATABASE_URI=" + at.String(), "PS_STORAGE_PATH=" + filepath.Join(dir, "store"), "PS_STORAGE_URI=" + stored.String(), "PS_PORT=" + port,
 		"PS_KID=" + r.key.Private.KeyID, "PS_KEY=" + base64.RawURLEncoding.EncodeToString(secret),
 	}
 	return r
@@ -299,7 +307,7 @@ client_auth:
 func (r *round) configure() {
 	store := "{type: pebble, path: !env PS_STORAGE_PATH}"
 	if *storage == "postgresql" {
-		store = "{type: postgresql, uri: !env PS_DATABASE_URI, sslmode: disable}"
+		store = "{type: postgresql, uri: !env PS_STORAGE_URI, sslmode: disable}"
 	}
 	for name, text := range map[string]string{"powersync.yaml": fmt.Sprintf(serviceConfig, store), "sync.yaml": deploys[r.deploy]} {
 		if err := os.WriteFile(filepath.Join(r.dir, name), []byte(text), 0o600); err != nil {
@@ -308,9 +316,34 @@ func (r *round) configure() {
 	}
 }
 
-// start starts the service. It is not waited for.
+// start starts the service. It is not waited for, unless it stores in Postgres: then it
+// may end at once, if that cannot be reached, and is started again as by a supervisor.
 func (r *round) start() {
 	r.configure()
+	r.launch()
+	for *storage == "postgresql" && !r.serves() {
+		r.launch()
+	}
+}
+
+// serves waits until the service answers; false if it has ended.
+func (r *round) serves() bool {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if resp, err := http.Get("http://" + r.addr + "/probes/liveness"); err == nil {
+			resp.Body.Close()
+			return true
+		}
+		select {
+		case <-r.service.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+}
+
+func (r *round) launch() {
 	p, err := demo.Start(demo.Program{
 		Name: "service", Path: r.binary, Log: r.log(), Env: r.env,
 		Args: []string{"start", "-c", filepath.Join(r.dir, "powersync.yaml"), "-r", "unified"},
