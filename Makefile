@@ -4,7 +4,7 @@
 RACE = ./client/... ./internal/auth/... ./internal/checkpoint/... ./internal/demo/... ./internal/httpapi/... ./internal/rsocket/... ./internal/session/...
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test chaos chaos-client build lint fmt clean
+.PHONY: help demo test chaos chaos-client build bench lint fmt clean
 
 help:
 	@echo 'make demo    run the notes app, prove the three checks, keep it running'
@@ -12,6 +12,7 @@ help:
 	@echo 'make chaos [ROUNDS=200] [SEED=n] [STORAGE=pebble]  break the service under load; see docs/testing.md'
 	@echo 'make chaos-client [ROUNDS=50] [SEED=n]             break clients of both SDKs while they write'
 	@echo 'make build   build the binaries into bin/'
+	@echo 'make bench   measure replication on PG=postgres://…, whose table greeting is made anew'
 	@echo 'make lint    check formatting, vet, staticcheck'
 	@echo 'make fmt     format the Go code'
 	@echo 'make clean   remove what demo and build have made'
@@ -44,6 +45,10 @@ build:
 	go build -o bin/notes-backend ./examples/notes/backend
 	go build -o bin/notes-demo ./examples/notes/demo
 	go build -o bin/notes-tui ./examples/notes/tui
+
+bench: build
+	go build -o bin/replication ./bench/replication
+	bin/replication -pg "$(PG)"
 
 lint:
 	@unformatted=$$(find . -name '*.go' -not -path '*/node_modules/*' -exec gofmt -l {} +); \

@@ -74,6 +74,7 @@ func run(ctx context.Context, o *options) error {
 	defer s.stop()
 	defer dropSlots(context.WithoutCancel(ctx), pg)
 
+	all := processors()
 	ready, err := s.ready(ctx)
 	if err != nil {
 		return err
@@ -82,8 +83,8 @@ func run(ctx context.Context, o *options) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("backfill: %d rows in %.2f s from the start of the process, %.0f rows/s; %s; disk %d MB, %.1f times the rows as JSON\n",
-		rows, ready.Seconds(), float64(rows)/ready.Seconds(), s.usage(), disk>>20, float64(disk)/float64(bytes))
+	fmt.Printf("backfill: %d rows in %.2f s from the start of the process, %.0f rows/s; %s; %s; disk %d MB, %.1f times the rows as JSON\n",
+		rows, ready.Seconds(), float64(rows)/ready.Seconds(), s.usage(), all.since(), disk>>20, float64(disk)/float64(bytes))
 	if o.large > 0 {
 		if err := large(ctx, o, pg, s); err != nil {
 			return fmt.Errorf("large transaction: %w", err)
@@ -145,13 +146,14 @@ func large(ctx context.Context, o *options, pg *pgx.Conn, s *service) error {
 		return err
 	}
 	committed := time.Now()
+	all := processors()
 	done, err := c.complete(o.large)
 	if err != nil {
 		return err
 	}
 	after := done.Sub(committed)
-	fmt.Printf("large transaction: %d rows, commit took %.2f s, client complete %.2f s later, %.0f rows/s; %s\n",
-		o.large, committed.Sub(begun).Seconds(), after.Seconds(), float64(o.large)/after.Seconds(), s.usage())
+	fmt.Printf("large transaction: %d rows, commit took %.2f s, client complete %.2f s later, %.0f rows/s; %s; %s\n",
+		o.large, committed.Sub(begun).Seconds(), after.Seconds(), float64(o.large)/after.Seconds(), s.usage(), all.since())
 	return nil
 }
 
@@ -169,7 +171,7 @@ func single(ctx context.Context, o *options, pg *pgx.Conn, s *service) error {
 	if _, err := c.complete(0); err != nil {
 		return err
 	}
-	before := s.cpu()
+	before, all := s.cpu(), processors()
 	begun := time.Now()
 	counts := make(chan int, o.connections)
 	errs := make(chan error, o.connections)
@@ -207,9 +209,9 @@ func single(ctx context.Context, o *options, pg *pgx.Conn, s *service) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("single-row transactions: %d committed in %.2f s, %.0f/s; client has the last %.2f s later, %.0f/s in all; service took %.2f s of processor; %s\n",
+	fmt.Printf("single-row transactions: %d committed in %.2f s, %.0f/s; client has the last %.2f s later, %.0f/s in all; service took %.2f s of processor; %s; %s\n",
 		total, committed.Sub(begun).Seconds(), float64(total)/committed.Sub(begun).Seconds(), done.Sub(committed).Seconds(),
-		float64(total)/done.Sub(begun).Seconds(), (s.cpu() - before).Seconds(), s.usage())
+		float64(total)/done.Sub(begun).Seconds(), (s.cpu() - before).Seconds(), s.usage(), all.since())
 	return nil
 }
 

@@ -84,6 +84,35 @@ func (s *service) cpu() time.Duration {
 	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
+// machine is the processor time of all processes, and of none, at one moment.
+type machine struct{ busy, idle int }
+
+// processors reads the present moment's.
+func processors() machine {
+	stat, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return machine{}
+	}
+	line, _, _ := strings.Cut(string(stat), "\n")
+	var m machine
+	for i, f := range strings.Fields(line)[1:] {
+		n, _ := strconv.Atoi(f)
+		if i == 3 || i == 4 { // idle, waiting for the disk
+			m.idle += n
+		} else if i < 8 { // what follows is counted twice
+			m.busy += n
+		}
+	}
+	return m
+}
+
+// since tells how busy the machine was since m.
+func (m machine) since() string {
+	now := processors()
+	busy, idle := now.busy-m.busy, now.idle-m.idle
+	return fmt.Sprintf("processors %d %% busy, %.2f s", 100*busy/max(1, busy+idle), float64(busy)/100)
+}
+
 // usage tells of the service's memory and processor time.
 func (s *service) usage() string {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))

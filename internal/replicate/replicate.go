@@ -59,10 +59,10 @@ type Limits struct {
 	Bytes int // of row data
 }
 
-// DefaultLimits lets most transactions be one batch:
-// a batch that is committed in parts costs the store an undo log. It takes up
-// to about 40 MB of memory while it is being applied.
-var DefaultLimits = Limits{Ops: 100_000, Bytes: 12 << 20}
+// DefaultLimits lets most transactions be one batch: one that is committed in parts
+// costs the store an undo log. Of a larger one, what is left at its end is soon
+// written. A batch takes up to about 25 MB of memory while it is being applied.
+var DefaultLimits = Limits{Ops: 50_000, Bytes: 8 << 20}
 
 // Problem is something wrong with one row or one table, for operators. The rest
 // goes on.
@@ -206,16 +206,30 @@ func (a *Applier) Flush(lsn source.LSN, commit CommitFunc) error {
 
 func (a *Applier) commit(commit CommitFunc) error {
 	err := commit(&a.batch)
+	if len(a.pending) > batchKept {
+		a.pending = map[storage.RowRef]int32{}
+	}
 	clear(a.pending)
 	// What the batch points to must not outlive it through the reused arrays.
 	clear(a.batch.Ops)
 	clear(a.batch.Rows)
 	clear(a.batch.Lookups)
-	a.batch = storage.Batch{Ops: a.batch.Ops[:0], Rows: a.batch.Rows[:0], Lookups: a.batch.Lookups[:0]}
+	a.batch = storage.Batch{Ops: emptied(a.batch.Ops), Rows: emptied(a.batch.Rows), Lookups: emptied(a.batch.Lookups)}
 	a.records.reset()
 	a.members.reset()
 	a.bytes = 0
 	return err
+}
+
+// batchKept is the number of entries that a batch's lists may keep room for: a usual
+// batch finds it, and the largest one leaves none.
+const batchKept = slabKept * slabBlock
+
+func emptied[T any](list []T) []T {
+	if cap(list) > batchKept {
+		return nil
+	}
+	return list[:0]
 }
 
 func (a *Applier) commitIfFull(commit CommitFunc) error {

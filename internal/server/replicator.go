@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,7 +26,7 @@ import (
 const (
 	// eventQueue is how many events may be evaluated ahead: transactions, or parts of
 	// one, which postgres bounds in size. More wait in the stream.
-	eventQueue = 16
+	eventQueue = 8
 	// groupTxns is how many transactions may share a commit.
 	groupTxns = 512
 	// idleProgress is how often the position is recorded while nothing concerns us.
@@ -265,6 +266,7 @@ type follower struct {
 	inTxn    bool
 	txns     int  // since the last flush
 	marked   bool // a write checkpoint's marker has come since the last commit
+	written  int  // ops and row records since memory was last given back
 }
 
 // newFollower prepares the evaluation of both deploys and what is to be read.
@@ -423,6 +425,7 @@ func (f *follower) apply(ctx context.Context, events <-chan event) error {
 				if err := f.idle(commit); err != nil {
 					return err
 				}
+				f.giveBack()
 				continue
 			case <-ctx.Done():
 				return ctx.Err()
@@ -559,11 +562,26 @@ func (f *follower) idle(commit replicate.CommitFunc) error {
 	return nil
 }
 
+// muchWritten is the number of ops and row records after which memory is given back.
+const muchWritten = 100_000
+
+// giveBack returns to the operating system what a backfill or a large transaction has
+// taken and nobody needs any more. Left to itself the runtime would do so when next it
+// has collected as much garbage, which here may be hours away.
+func (f *follower) giveBack() {
+	if f.inTxn || f.written < muchWritten {
+		return
+	}
+	f.written = 0
+	debug.FreeOSMemory()
+}
+
 // commit makes a batch durable and tells everyone concerned.
 func (f *follower) commit(ctx context.Context, b *storage.Batch) error {
 	if f.hub != nil {
 		f.changes.add(b)
 	}
+	f.written += len(b.Ops) + len(b.Rows)
 	f.health.touch(time.Now())
 	if !b.Publish || !f.applier.Publishable(b.LSN) {
 		b.Publish, b.NoSync = false, true // it becomes durable with what is published in the end
@@ -642,60 +660,4 @@ func (f *follower) report() {
 	if dropped > 0 {
 		f.log.Warn("more row problems", "count", dropped)
 	}
-}
-
-// changeSet gathers what batches change until they are published.
-type changeSet struct {
-	buckets map[storage.BucketKey]struct{}
-	lookups map[storage.LookupKey]struct{}
-	many    *checkpoint.Filter
-}
-
-func newChangeSet() changeSet {
-	return changeSet{buckets: map[storage.BucketKey]struct{}{}, lookups: map[storage.LookupKey]struct{}{}}
-}
-
-func (c *changeSet) add(b *storage.Batch) {
-	// What is dropped is in nobody's view: sessions have been told of the deploy that
-	// took its place before.
-	for i := range b.Ops {
-		c.buckets[b.Ops[i].Bucket] = struct{}{}
-		c.bound()
-	}
-	for i := range b.Lookups {
-		c.lookups[b.Lookups[i].Lookup] = struct{}{}
-		c.bound()
-	}
-}
-
-// bound moves what was named to the filter, once it is too much.
-func (c *changeSet) bound() {
-	if len(c.buckets)+len(c.lookups) < maxChanged {
-		return
-	}
-	if c.many == nil {
-		c.many = checkpoint.NewFilter()
-	}
-	for b := range c.buckets {
-		c.many.AddBucket(b)
-	}
-	for l := range c.lookups {
-		c.many.AddLookup(l)
-	}
-	clear(c.buckets)
-	clear(c.lookups)
-}
-
-func (c *changeSet) take() checkpoint.Changes {
-	out := checkpoint.Changes{Many: c.many}
-	for b := range c.buckets {
-		out.Buckets = append(out.Buckets, b)
-	}
-	for l := range c.lookups {
-		out.Lookups = append(out.Lookups, l)
-	}
-	clear(c.buckets)
-	clear(c.lookups)
-	c.many = nil
-	return out
 }

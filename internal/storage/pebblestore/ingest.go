@@ -21,18 +21,16 @@ import (
 
 // A large batch does not go through the log and the memtable, where each of its
 // bytes would be written and sorted twice more: it becomes sorted tables, which
-// Pebble takes in all together or not at all. Their key ranges do not meet: what
-// precedes the ops (states, lookups, definitions, numbering, the checkpoint), the
-// ops, and what follows them (row records, the undo log). So the row records of a
+// Pebble takes in all together or not at all. Their key ranges do not meet: the one
+// ends with the ops, the other has what follows them. So the row records of a
 // backfill, which come in the order of their keys, go straight to the last level
 // and are never rewritten. Small batches would make small tables, which cost more in
 // compactions than they save (see Options.IngestSize).
 
 // The names that tables are written under before Pebble takes them.
 const (
-	headTable = "batch.head"
-	opsTable  = "batch.ops"
-	tailTable = "batch.tail"
+	opsTable = "batch.ops"  // up to the ops: states, lookups, definitions, numbering, the checkpoint
+	rowTable = "batch.rows" // from there on: row records, the undo log
 )
 
 // ingest writes a batch, of which pb has all but the ops and the row records, and
@@ -46,13 +44,13 @@ func (s *Store) ingest(ctx context.Context, pb *pebble.Batch, b *storage.Batch) 
 		at, _ := slices.BinarySearchFunc(entries, []byte{spaceOp}, func(e entry, key []byte) int { return bytes.Compare(e.key, key) })
 		head, tail := entries[:at], entries[at:]
 		ops := make(chan error, 1)
-		go func() { ops <- s.writeOps(b.Ops) }()
-		err = errors.Join(s.writeHead(head), s.writeTail(tail, b.Rows), <-ops)
+		go func() { ops <- s.writeOps(head, b.Ops) }()
+		err = errors.Join(s.writeRows(tail, b.Rows), <-ops)
 		if err != nil {
 			return err
 		}
 		var paths []string
-		for name, used := range map[string]bool{headTable: len(head) > 0, opsTable: len(b.Ops) > 0, tailTable: len(tail)+len(b.Rows) > 0} {
+		for name, used := range map[string]bool{opsTable: len(head)+len(b.Ops) > 0, rowTable: len(tail)+len(b.Rows) > 0} {
 			if used {
 				paths = append(paths, s.fs.PathJoin(s.dir, name))
 			}
@@ -96,13 +94,6 @@ func entriesOf(pb *pebble.Batch) ([]entry, error) {
 	return last, nil
 }
 
-func (s *Store) writeHead(list []entry) error {
-	if len(list) == 0 {
-		return nil
-	}
-	return s.writeTable(headTable, func(t *sstable.Writer) error { return addEntries(t, list) })
-}
-
 func addEntries(t *sstable.Writer, list []entry) error {
 	for i := range list {
 		var err error
@@ -123,9 +114,9 @@ func addEntries(t *sstable.Writer, list []entry) error {
 	return nil
 }
 
-// writeOps writes the ops, bucket by bucket.
-func (s *Store) writeOps(ops []storage.BucketOp) error {
-	if len(ops) == 0 {
+// writeOps writes what precedes the ops, and then those, bucket by bucket.
+func (s *Store) writeOps(list []entry, ops []storage.BucketOp) error {
+	if len(list)+len(ops) == 0 {
 		return nil
 	}
 	w := &s.writer
@@ -151,6 +142,9 @@ func (s *Store) writeOps(ops []storage.BucketOp) error {
 		*place++
 	}
 	return s.writeTable(opsTable, func(t *sstable.Writer) error {
+		if err := addEntries(t, list); err != nil {
+			return err
+		}
 		var key, value []byte
 		for _, i := range order {
 			o := &ops[i]
@@ -169,8 +163,8 @@ func compareBuckets(a, b storage.BucketKey) int {
 	return cmp.Or(cmp.Compare(a.Def, b.Def), strings.Compare(a.Params, b.Params))
 }
 
-// writeTail writes the row records among the other entries.
-func (s *Store) writeTail(list []entry, rows []storage.RowWrite) error {
+// writeRows writes the row records among what else follows the ops.
+func (s *Store) writeRows(list []entry, rows []storage.RowWrite) error {
 	if len(list)+len(rows) == 0 {
 		return nil
 	}
@@ -182,7 +176,7 @@ func (s *Store) writeTail(list []entry, rows []storage.RowWrite) error {
 	if !slices.IsSortedFunc(order, compare) {
 		slices.SortStableFunc(order, compare)
 	}
-	return s.writeTable(tailTable, func(t *sstable.Writer) error {
+	return s.writeTable(rowTable, func(t *sstable.Writer) error {
 		var key, value []byte
 		for at, i := range order {
 			if at+1 < len(order) && rows[i].Ref == rows[order[at+1]].Ref {
@@ -235,7 +229,7 @@ func (s *Store) writeTable(name string, fill func(*sstable.Writer) error) error 
 
 // removeTables removes what a crash left of a batch that was not committed.
 func (s *Store) removeTables() error {
-	for _, name := range []string{headTable, opsTable, tailTable} {
+	for _, name := range []string{opsTable, rowTable} {
 		if err := s.fs.Remove(s.fs.PathJoin(s.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove what is left of a batch: %w", err)
 		}

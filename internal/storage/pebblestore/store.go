@@ -53,10 +53,10 @@ type Options struct {
 	// FS is the file system; nil means the machine's.
 	FS vfs.FS
 	// CacheSize is the number of bytes of tables to keep in memory, out of which
-	// the memtables are reserved; 0 means 128 MiB.
+	// the memtables are reserved; 0 means 64 MiB.
 	CacheSize int64
 	// MemTableSize is the number of bytes to collect in memory before they are
-	// sorted into a table, of which up to four exist; 0 means 16 MiB.
+	// sorted into a table, of which up to four exist; 0 means 8 MiB.
 	MemTableSize int64
 	// OpenFiles is about how many tables to keep open; 0 means 1000.
 	OpenFiles int
@@ -68,8 +68,9 @@ type Options struct {
 }
 
 const (
-	defaultCacheSize    = 128 << 20
-	defaultMemTableSize = 16 << 20
+	// Large batches do without memtables, so that these are for small ones.
+	defaultCacheSize    = 64 << 20
+	defaultMemTableSize = 8 << 20
 	defaultIngestSize   = 1 << 20
 	epochLen            = 5
 )
@@ -224,6 +225,7 @@ func (s *Store) openDB(opts Options) (created bool, err error) {
 		return false, corrupt(err)
 	}
 	s.tables = options.MakeWriterOptions(0, s.db.TableFormat())
+	s.tables.DisableValueBlocks = true // see pebbleOptions on values
 	if err := s.removeTables(); err != nil {
 		return false, err
 	}
