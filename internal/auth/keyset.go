@@ -57,47 +57,62 @@ type keySet struct {
 // flight is a fetch under way.
 type flight struct {
 	done   chan struct{} // closed when it is over
+	late   <-chan struct{}
 	cancel context.CancelFunc
+}
+
+// await waits until a flight is over or ctx is, but for nobody longer than fetchWait
+// after the flight began: a host that hangs delays those who come first. No flight is
+// over.
+func (f *flight) await(ctx context.Context) {
+	if f == nil {
+		return
+	}
+	select {
+	case <-f.done:
+	case <-f.late:
+	case <-ctx.Done():
+	}
 }
 
 // view is a set's keys at one time.
 type view struct {
 	keys       []*key
 	generation uint64
-	awaited    bool // they were fetched while the caller waited
+	usable     bool  // keys were fetched, and not too long ago
+	err        error // why they are not usable
 }
 
-// current returns the keys to verify with. If it has none that are fresh enough, it
-// waits for a fetch until wait is done; if they are getting old it starts one.
-func (s *keySet) current(ctx context.Context, wait <-chan struct{}) (view, error) {
+// current returns the keys as they are; if they are getting old it starts a fetch.
+func (s *keySet) current(ctx context.Context) view {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	age := s.age()
-	if age < refreshAfter {
-		return s.view(false), nil
+	if age := s.age(); age >= refreshAfter && age < expireAfter {
+		s.start(ctx)
 	}
-	f := s.start(ctx)
-	if age < expireAfter {
-		return s.view(false), nil
-	}
-	s.await(ctx, f, wait)
-	if s.age() < expireAfter {
-		return s.view(true), nil
-	}
-	return view{}, s.unavailable(f)
+	return s.look()
 }
 
-// refreshed returns the keys after another fetch, which it awaits until wait is
-// done; if that fails, the keys as they are.
-func (s *keySet) refreshed(ctx context.Context, wait <-chan struct{}) view {
+// refresh returns the fetch under way, or begins one if the rate allows; else nil.
+func (s *keySet) refresh(ctx context.Context) *flight {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.await(ctx, s.start(ctx), wait)
-	return s.view(true)
+	return s.start(ctx)
 }
 
-func (s *keySet) view(awaited bool) view {
-	return view{keys: s.keys, generation: s.generation, awaited: awaited}
+// view returns the keys as they are.
+func (s *keySet) view() view {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.look()
+}
+
+func (s *keySet) look() view {
+	v := view{keys: s.keys, generation: s.generation, usable: s.age() < expireAfter}
+	if !v.usable {
+		v.err = s.unavailable()
+	}
+	return v
 }
 
 // valid reports whether tokens verified with a generation of the keys still count.
@@ -120,12 +135,12 @@ func (s *keySet) age() time.Duration {
 	return s.now().Sub(s.fetched)
 }
 
-// unavailable says why there are no keys. f is the fetch that was waited for.
-func (s *keySet) unavailable(f *flight) error {
+// unavailable says why there are no keys.
+func (s *keySet) unavailable() error {
 	switch {
 	case s.err != nil:
 		return s.err
-	case f == nil:
+	case s.flight == nil:
 		return protocol.Errorf(protocol.KeysUnavailable, "The token's keys cannot be fetched now: too many attempts failed; try again shortly")
 	}
 	return protocol.Errorf(protocol.KeysUnavailable, "The token's keys did not arrive within %v; try again shortly", fetchWait)
@@ -139,10 +154,12 @@ func (s *keySet) start(ctx context.Context) *flight {
 	// The fetch serves everyone who needs the keys, so it outlives the request that
 	// happens to begin it. Close ends it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
-	f := &flight{done: make(chan struct{}), cancel: cancel}
+	late, punctual := context.WithTimeout(ctx, fetchWait)
+	f := &flight{done: make(chan struct{}), late: late.Done(), cancel: cancel}
 	s.flight = f
 	s.wg.Go(func() {
 		defer cancel()
+		defer punctual()
 		keys, digest, err := s.load(ctx)
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -182,21 +199,6 @@ func (s *keySet) load(ctx context.Context) (keys []*key, digest [sha256.Size]byt
 	}
 	s.log.Debug("fetched a key set", "uri", s.uri, "kids", ids)
 	return keys, sha256.Sum256(doc), nil
-}
-
-// await waits until f is over, wait is done or the request is. It gives up the lock
-// meanwhile.
-func (s *keySet) await(ctx context.Context, f *flight, wait <-chan struct{}) {
-	if f == nil {
-		return
-	}
-	s.mu.Unlock()
-	defer s.mu.Lock()
-	select {
-	case <-f.done:
-	case <-wait:
-	case <-ctx.Done():
-	}
 }
 
 // allow takes one fetch from the leaky bucket.

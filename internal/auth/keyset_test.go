@@ -269,8 +269,69 @@ func TestConfiguredKeysDoNotWaitForRemoteOnes(t *testing.T) {
 		defer v.Close()
 		s.expect(t, v, own, "ok u1", 0)
 		s.expect(t, v, wild, "ok u1", 0)
-		s.expect(t, v, far, "ok u1", 1)
-		s.expect(t, v, edKey("unknown"), "PSYNC_S2101 key", 3) // the second set for the first time, the first again
+		s.expect(t, v, far, "ok u1", 2) // both sets, side by side
+		s.expect(t, v, edKey("unknown"), "PSYNC_S2101 key", 4)
+	})
+}
+
+// A set whose host hangs delays neither the keys of the others, when they are rotated
+// too, nor those who come when it has hung for a while.
+func TestHangingSetDelaysNoOther(t *testing.T) {
+	a, b := edKey("a"), edKey("b")
+	issued, hanging := &issuer{doc: keySetOf(t, a)}, &issuer{delay: time.Hour}
+	fetch := func(ctx context.Context, uri string) ([]byte, error) {
+		if strings.Contains(uri, "hanging") {
+			return hanging.fetch(ctx, uri)
+		}
+		return issued.fetch(ctx, uri)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		v, err := newVerifier(Config{KeySetURIs: []string{"https://hanging.example/jwks", "https://good.example/jwks"}, Audience: []string{"app"}}, addressRule{}, fetch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.Close()
+		begin := time.Now()
+		issued.expect(t, v, a, "ok u1", 1)
+		issued.set(func(s *issuer) { s.doc = keySetOf(t, b) })
+		issued.expect(t, v, b, "ok u1", 2)
+		issued.expect(t, v, a, "PSYNC_S2204 keys", 3) // the hanging set might have it
+		if waited := time.Since(begin); waited != fetchWait {
+			t.Errorf("waited for %v, want %v", waited, fetchWait)
+		}
+		begin = time.Now()
+		for range 5 {
+			issued.expect(t, v, edKey("x"), "PSYNC_S2204 keys", issued.fetches()+1)
+		}
+		if waited := time.Since(begin); waited != 0 {
+			t.Errorf("later ones waited for %v", waited)
+		}
+	})
+}
+
+// Two issuers may give different keys the same id.
+func TestSetsWithTheSameKeyID(t *testing.T) {
+	a, b := edKey("same"), edKey("same")
+	fetch := func(_ context.Context, uri string) ([]byte, error) {
+		if strings.Contains(uri, "first") {
+			return keySetOf(t, a), nil
+		}
+		return keySetOf(t, b), nil
+	}
+	synctest.Test(t, func(t *testing.T) {
+		v, err := newVerifier(Config{KeySetURIs: []string{"https://first.example/jwks", "https://second.example/jwks"}, Audience: []string{"app"}}, addressRule{}, fetch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.Close()
+		for _, c := range []struct {
+			key  jose.JSONWebKey
+			want string
+		}{{a, "ok u1"}, {b, "ok u1"}, {a, "ok u1"}, {edKey("same"), "PSYNC_S2101 signature"}} {
+			if got := outcome(v.Verify(t.Context(), "Token "+sign(t, c.key, good(time.Now())))); got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+		}
 	})
 }
 

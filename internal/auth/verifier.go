@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 
@@ -176,43 +177,62 @@ func (v *Verifier) verify(ctx context.Context, token string, now float64) (verif
 
 // findKey returns the key that verifies the token, and the set it is of.
 //
-// A key that has the token's kid speaks for the token: if there is one, no wildcard
-// is tried. Configured keys come before remote ones, and another fetch last, so that
-// a token which needs no fetch never waits for one.
+// Keys that have the token's kid speak for the token: if there is one, no wildcard is
+// tried. Configured keys come before remote ones, and fetches last, so that a token
+// which needs none never waits. Sets are fetched side by side: one whose host hangs
+// does not keep the keys of the others away.
 func (v *Verifier) findKey(ctx context.Context, jws *jose.JSONWebSignature) (*key, *keySet, uint64, *flaw) {
 	header := jws.Signatures[0].Header
 	t := trial{jws: jws, id: header.KeyID, alg: jose.SignatureAlgorithm(header.Algorithm)}
 	if k := t.run(v.keys); k != nil || t.decided {
 		return k, nil, 0, t.flaw(k)
 	}
-	wait, cancel := context.WithTimeout(ctx, fetchWait)
-	defer cancel()
-	var failed error
 	seen := make([]view, len(v.sets))
 	for i, s := range v.sets {
-		var err error
-		if seen[i], err = s.current(ctx, wait.Done()); err != nil {
-			failed, seen[i].awaited = err, true
+		if seen[i] = s.current(ctx); !seen[i].usable {
 			continue
 		}
-		if k := t.run(seen[i].keys); k != nil || t.decided {
-			return k, s, seen[i].generation, t.flaw(k)
+		if k := t.run(seen[i].keys); k != nil {
+			return k, s, seen[i].generation, nil
 		}
 	}
+	if t.decided {
+		return nil, nil, 0, t.flaw(nil)
+	}
+
+	wait, cancel := context.WithTimeout(ctx, fetchWait)
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
+	defer cancel()
+	arrived := make(chan int, len(v.sets))
+	fetching := 0
 	for i, s := range v.sets {
 		// A token without kid does not say that there is another key.
-		if t.id == "" || seen[i].awaited {
+		if seen[i].usable && t.id == "" {
 			continue
 		}
-		again := s.refreshed(ctx, wait.Done())
-		if again.generation == seen[i].generation {
-			continue
-		}
-		if k := t.run(again.keys); k != nil || t.decided {
-			return k, s, again.generation, t.flaw(k)
+		fetching++
+		f := s.refresh(ctx)
+		waiting.Go(func() {
+			f.await(wait)
+			arrived <- i
+		})
+	}
+	var failed error
+	for range fetching {
+		i := <-arrived
+		s := v.sets[i]
+		again := s.view()
+		switch {
+		case !again.usable:
+			failed = again.err
+		case !seen[i].usable || again.generation != seen[i].generation:
+			if k := t.run(again.keys); k != nil {
+				return k, s, again.generation, nil
+			}
 		}
 	}
-	if failed != nil {
+	if failed != nil && !t.decided {
 		return nil, nil, 0, &flaw{check: CheckKeys, err: protocol.AsError(failed)}
 	}
 	return nil, nil, 0, t.flaw(nil)
