@@ -22,7 +22,7 @@ demo: build
 	@bin/notes-demo
 
 test:
-	@scripts/deps postgres node race
+	@scripts/deps postgres node sdks chromium race
 	go test ./...
 	go test -race $(RACE)
 
@@ -61,4 +61,4 @@ fmt:
 
 clean:
 	@go run ./examples/notes/demo -remove
-	rm -rf bin examples/notes/terminal/node_modules
+	rm -rf bin examples/notes/terminal/node_modules e2e/sdk/node_modules
