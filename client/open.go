@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/url"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -27,7 +28,8 @@ type Options struct {
 	// LockTimeout is how long a connection waits for another process that has
 	// locked the file; 0 means 30 s.
 	LockTimeout time.Duration
-	// CacheSize is the memory of one connection's page cache, in bytes; 0 means 50 MiB.
+	// CacheSize is the memory of one connection's page cache, in bytes, 128 MiB at most; 0
+	// means 50 MiB. On 32-bit machines it is 16 MiB at most, and 8 MiB.
 	CacheSize int
 	// Logger gets what goes wrong and right in the background; nil is slog.Default.
 	Logger *slog.Logger
@@ -36,7 +38,6 @@ type Options struct {
 const (
 	defaultReaders     = 5
 	defaultLockTimeout = 30 * time.Second
-	defaultCacheSize   = 50 << 20
 	// maxIdleLog is what is left of the log's file once it is in the database, in bytes.
 	maxIdleLog = 6 << 20
 	// softLog is the length of the log, in pages of 4 KiB, at which it is moved into the
@@ -45,6 +46,16 @@ const (
 	// so that a log that grows faster than it is moved ends here.
 	softLog, hardLog = 8000, 32000
 )
+
+// memory returns the memory of connections, in bytes. SQLite's lives in a space of limited size, and the
+// process ends when that is full: it must hold the cache and several copies of the
+// largest rows, which services send up to 15 MB. It is reserved, and used only as needed.
+func memory() (defaultCache, maxCache int, writer int64) {
+	if strconv.IntSize == 32 {
+		return 8 << 20, 16 << 20, 256 << 20
+	}
+	return 50 << 20, 128 << 20, 1 << 30
+}
 
 // DB is a local database. It is safe for concurrent use. Close it when done.
 type DB struct {
@@ -91,9 +102,13 @@ func Open(ctx context.Context, file string, schema Schema, opts *Options) (*DB, 
 	if o.Readers < 0 || o.LockTimeout < 0 || o.CacheSize < 0 {
 		return nil, fmt.Errorf("open %s: Readers, LockTimeout and CacheSize cannot be negative", file)
 	}
+	defaultCache, maxCache, writerMemory := memory()
+	if o.CacheSize > maxCache {
+		return nil, fmt.Errorf("open %s: a CacheSize of %d; at most %d fit", file, o.CacheSize, maxCache)
+	}
 	o.Readers = orDefault(o.Readers, defaultReaders)
 	o.LockTimeout = orDefault(o.LockTimeout, defaultLockTimeout)
-	o.CacheSize = orDefault(o.CacheSize, defaultCacheSize)
+	o.CacheSize = orDefault(o.CacheSize, defaultCache)
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -114,7 +129,8 @@ func Open(ctx context.Context, file string, schema Schema, opts *Options) (*DB, 
 	}
 	d.readers.SetMaxOpenConns(o.Readers)
 	d.readers.SetMaxIdleConns(o.Readers)
-	if err := d.UpdateSchema(ctx, schema); err != nil {
+	// The first to use the writer opens its connection.
+	if err := d.UpdateSchema(sqlite3.WithMaxMemory(ctx, writerMemory), schema); err != nil {
 		return nil, fmt.Errorf("open %s: %w", file, errors.Join(err, d.closePools()))
 	}
 	if err := d.readStatus(ctx); err != nil {

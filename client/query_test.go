@@ -222,6 +222,7 @@ func TestOpenMistakes(t *testing.T) {
 		"memory":    {":memory:", nil, "a file name is needed"},
 		"nowhere":   {filepath.Join(dir, "no", "such.db"), nil, "unable to open"},
 		"directory": {dir, nil, "unable to open"},
+		"cache":     {filepath.Join(dir, "a.db"), &Options{CacheSize: 1 << 30}, "at most"},
 		"negative":  {filepath.Join(dir, "a.db"), &Options{Readers: -1}, "cannot be negative"},
 	} {
 		_, err := Open(t.Context(), tc.file, todos, tc.opts)
