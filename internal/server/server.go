@@ -157,7 +157,7 @@ func (s *service) onStore(ctx context.Context, store store) error {
 	s.log.Info("serving", "address", s.listener.Addr().String(), "storage", s.cfg.Storage.String(), "checkpoint", recovered.Checkpoint,
 		"max_connections", a.most)
 	return s.host(ctx, a.handler, a.draining, store, s.replicator(store, hub, deployer, current, health, activity).Run,
-		s.reloader(deployer).Run, a.checkpoints.Run, (&compactor{store: store, log: s.log}).Run)
+		s.reloader(deployer).Run, a.checkpoints.Run, (&compactor{store: store, log: s.log}).Run, (&roomWatch{store: store, health: health, every: roomEvery}).Run)
 }
 
 // replicator makes a replicator of what a deployer wants.

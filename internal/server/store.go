@@ -22,6 +22,9 @@ type store interface {
 	// Failed is closed when nothing can be written any more, and Err says why.
 	Failed() <-chan struct{}
 	Err() error
+	// Waiting returns why writes wait for room on a full disk, and Impatient ends that.
+	Waiting() error
+	Impatient()
 	Close() error
 }
 

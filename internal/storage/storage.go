@@ -41,7 +41,7 @@ var (
 	ErrCorrupt = errors.New("storage is corrupt")
 	// ErrClosed: the store was closed.
 	ErrClosed = errors.New("storage is closed")
-	// ErrFailed: the medium failed (a full disk, a failed sync), and nothing can be
+	// ErrFailed: the medium failed (a bad disk, a failed sync), and nothing can be
 	// written any more. Only opening the store again tells whether the batch that
 	// met the failure was kept.
 	ErrFailed = errors.New("storage can no longer be written")
@@ -51,6 +51,8 @@ var (
 	// ErrExpired: a Snapshot is older than what the store keeps for readers. Take a
 	// new one.
 	ErrExpired = errors.New("snapshot is no longer kept")
+	// ErrFull: the medium is full. Writes wait, and are carried out once there is room.
+	ErrFull = errors.New("the disk of the storage is full")
 	// ErrBatch: a batch breaks the contract, such as an op id used before. Nothing
 	// of it was written; the caller is at fault.
 	ErrBatch = errors.New("invalid batch")

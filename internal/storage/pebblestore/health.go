@@ -32,6 +32,86 @@ type health struct {
 
 	mu    sync.Mutex
 	cause error
+	waits int       // writes that wait for room
+	full  error     // what the last of them met
+	since time.Time // when the first of them began to wait
+	told  time.Time // of it, in the log
+	// patience is the pause before a write that found no room is tried again; 0 makes
+	// it a failure.
+	patience time.Duration
+	hurry    chan struct{} // closed when patience ends
+}
+
+const (
+	// roomPause is the pause before a write that found no room is tried again.
+	roomPause = time.Second
+	// roomLog is how often the log tells that there is no room.
+	roomLog = time.Minute
+)
+
+// bePatient lets writes wait for room from now on; impatient ends that, for the writes
+// that wait, too.
+func (h *health) bePatient(pause time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.patience = pause
+}
+
+func (h *health) impatient() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.patience > 0 {
+		h.patience = 0
+		close(h.hurry)
+	}
+}
+
+// wait waits for a while if a write failed for want of room, and reports whether it
+// is to be tried again. After the first time that it did, waited must be called.
+func (h *health) wait(err error, first bool) bool {
+	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+		return false
+	}
+	h.mu.Lock()
+	pause, now := h.patience, time.Now()
+	if pause == 0 || h.cause != nil {
+		h.mu.Unlock()
+		return false
+	}
+	if first {
+		if h.waits++; h.waits == 1 {
+			h.since = now
+		}
+	}
+	if h.full = err; now.Sub(h.told) >= roomLog {
+		h.told = now
+		h.log.Error("the disk of the storage is full: nothing is replicated until there is room on it; make some, nothing else is to be done", "error", err)
+	}
+	h.mu.Unlock()
+	select {
+	case <-time.After(pause):
+	case <-h.hurry:
+	}
+	return true
+}
+
+// waited notes that a write waits no longer.
+func (h *health) waited() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.waits--; h.waits == 0 && h.patience > 0 {
+		h.log.Info("the disk of the storage has room again", "seconds", time.Since(h.since).Seconds())
+	}
+}
+
+// waiting returns ErrFull with its cause while a write waits for room, or nil.
+func (h *health) waiting() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.waits == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w since %s: %w", storage.ErrFull, h.since.UTC().Format(time.RFC3339), h.full)
 }
 
 // isBackup reports whether a file or folder is of the backup being written, or
@@ -46,7 +126,7 @@ func (h *health) isBackup(fs vfs.FS, name string) bool {
 }
 
 func newHealth(log *slog.Logger) *health {
-	return &health{log: log, failed: make(chan struct{})}
+	return &health{log: log, failed: make(chan struct{}), hurry: make(chan struct{})}
 }
 
 // err returns ErrFailed with its cause and remedy, or nil.

@@ -53,17 +53,13 @@ func TestMediumFails(t *testing.T) {
 		remedy string
 		ingest int // Options.IngestSize
 	}{
-		{".log", syscall.ENOSPC, "make room", 0},
 		{".log", syscall.EIO, "check the disk", 0},
-		{".sst", syscall.ENOSPC, "make room", 0},
 		{".sst", syscall.EIO, "check the disk", 0},
-		{"MANIFEST", syscall.ENOSPC, "make room", 0},
 		{"MANIFEST", syscall.EIO, "check the disk", 0},
-		{"", syscall.ENOSPC, "make room", 0},
-		{"batch.", syscall.ENOSPC, "make room", 1},
+		{"", syscall.EIO, "check the disk", 0},
 		{"batch.", syscall.EIO, "check the disk", 1},
 		{"MANIFEST", syscall.EIO, "check the disk", 1},
-		{"", syscall.ENOSPC, "make room", 1},
+		{"", syscall.EIO, "check the disk", 1},
 	} {
 		for healthy := range 3 {
 			t.Run(fmt.Sprintf("%s %v %d after %d", test.suffix, test.cause, test.ingest, healthy*40), func(t *testing.T) {

@@ -9,10 +9,12 @@ import (
 // medium is the file system as Pebble sees it: one on which writes do not fail.
 //
 // Pebble has no way on from a write that failed but to end the process, in places
-// by unlocking what it has not locked. So whoever meets a failure waits there for
-// ever, holding what it holds, while health tells the rest that the store has
-// failed. Reads go on; writes are not begun any more. A backup is written to what
-// may be another disk, and says itself when that fails.
+// by unlocking what it has not locked. So whoever meets a failure waits there. If the
+// disk is full, until there is room: the write is then carried out, and to Pebble it
+// was slow. After any other failure for ever, holding what it holds, while health
+// tells the rest that the store has failed; so too if a sync fails, for nobody knows
+// then what is on the disk. Reads go on; writes are not begun any more. A backup is
+// written to what may be another disk, and says itself when that fails.
 type medium struct {
 	vfs.FS
 	health *health
@@ -26,27 +28,38 @@ func (h *health) sound(err error) {
 	}
 }
 
-func (m medium) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	f, err := m.FS.Create(name, c)
-	if m.health.isBackup(m.FS, name) {
-		return f, err
+// room carries out a write that needs room, again and again while there is none.
+func (h *health) room(write func() error) {
+	err := write()
+	if err == nil {
+		return
 	}
-	m.health.sound(err)
+	if h.wait(err, true) {
+		for err = write(); err != nil && h.wait(err, false); err = write() {
+		}
+		h.waited()
+	}
+	h.sound(err)
+}
+
+func (m medium) Create(name string, c vfs.DiskWriteCategory) (f vfs.File, err error) {
+	if m.health.isBackup(m.FS, name) {
+		return m.FS.Create(name, c)
+	}
+	m.health.room(func() error { f, err = m.FS.Create(name, c); return err })
 	return mediumFile{f, m.health}, nil
 }
 
-func (m medium) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
-	f, err := m.FS.OpenReadWrite(name, c, opts...)
+func (m medium) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (f vfs.File, err error) {
 	if m.health.isBackup(m.FS, name) {
-		return f, err
+		return m.FS.OpenReadWrite(name, c, opts...)
 	}
-	m.health.sound(err)
+	m.health.room(func() error { f, err = m.FS.OpenReadWrite(name, c, opts...); return err })
 	return mediumFile{f, m.health}, nil
 }
 
-func (m medium) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	f, err := m.FS.ReuseForWrite(oldname, newname, c)
-	m.health.sound(err)
+func (m medium) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (f vfs.File, err error) {
+	m.health.room(func() error { f, err = m.FS.ReuseForWrite(oldname, newname, c); return err })
 	return mediumFile{f, m.health}, nil
 }
 
@@ -59,11 +72,10 @@ func (m medium) OpenDir(name string) (vfs.File, error) {
 }
 
 func (m medium) Rename(oldname, newname string) error {
-	err := m.FS.Rename(oldname, newname)
 	if m.health.isBackup(m.FS, newname) {
-		return err
+		return m.FS.Rename(oldname, newname)
 	}
-	m.health.sound(err)
+	m.health.room(func() error { return m.FS.Rename(oldname, newname) })
 	return nil
 }
 
@@ -79,15 +91,28 @@ type mediumFile struct {
 }
 
 func (f mediumFile) Write(b []byte) (int, error) {
-	n, err := f.File.Write(b)
-	f.health.sound(err)
-	return n, nil
+	done := 0
+	f.health.room(func() error {
+		n, err := f.File.Write(b[done:])
+		done += n
+		return err
+	})
+	return done, nil
 }
 
 func (f mediumFile) WriteAt(b []byte, at int64) (int, error) {
-	n, err := f.File.WriteAt(b, at)
-	f.health.sound(err)
-	return n, nil
+	done := 0
+	f.health.room(func() error {
+		n, err := f.File.WriteAt(b[done:], at+int64(done))
+		done += n
+		return err
+	})
+	return done, nil
+}
+
+func (f mediumFile) Preallocate(offset, length int64) error {
+	f.health.room(func() error { return f.File.Preallocate(offset, length) })
+	return nil
 }
 
 func (f mediumFile) Sync() error {

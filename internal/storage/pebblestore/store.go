@@ -21,7 +21,8 @@
 //
 // Invariants, besides those of package storage:
 //   - A store whose medium failed is never written again: every write returns
-//     ErrFailed until the process opens it anew.
+//     ErrFailed until the process opens it anew. A full disk is no failure: writes
+//     wait until there is room.
 //   - DurableLSN is never ahead of what a crash would leave.
 package pebblestore
 
@@ -36,6 +37,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
@@ -65,6 +67,8 @@ type Options struct {
 	IngestSize int
 	// Logger gets what the store has to say; nil means nobody does.
 	Logger *slog.Logger
+
+	roomPause time.Duration // the pause between attempts to write on a full disk; 0 means one second
 }
 
 const (
@@ -172,6 +176,10 @@ func (s *Store) open(ctx context.Context, opts Options) (err error) {
 		return err
 	}
 	s.publish(s.writer.checkpoint, true)
+	if opts.roomPause == 0 {
+		opts.roomPause = roomPause
+	}
+	s.health.bePatient(opts.roomPause)
 	return nil
 }
 
@@ -418,6 +426,14 @@ func (s *Store) Failed() <-chan struct{} { return s.health.failed }
 // Err returns why the store can no longer be written, which is ErrFailed, or nil.
 func (s *Store) Err() error { return s.health.err() }
 
+// Waiting returns ErrFull while the disk is full and a write waits for room on it, or
+// nil. Reads go on; whoever writes waits, beyond the end of its context.
+func (s *Store) Waiting() error { return s.health.waiting() }
+
+// Impatient makes a full disk a failure (ErrFailed) from now on, also for the writes
+// that wait: the process is about to end.
+func (s *Store) Impatient() { s.health.impatient() }
+
 // Close waits for reads and writes under way and closes the store. Snapshots that
 // are still open return ErrClosed from then on. A second Close does nothing.
 //
@@ -426,6 +442,7 @@ func (s *Store) Close() error {
 	if s.closing.Swap(true) {
 		return nil
 	}
+	s.health.impatient()
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	s.writer.settle() // who waits finds that the store is closed
