@@ -34,7 +34,8 @@ type testApp struct {
 	port    int
 	dir     string
 	env     []string
-	keys    string
+	sync    string // its first sync config
+	keys    string // what it says of keys, if not empty
 }
 
 // newApp starts an app; sync is its sync config, keys, if not empty, what it says of
@@ -49,7 +50,7 @@ func newApp(t *testing.T, sync, keys string) *testApp {
 	}
 	pgtest.Exec(t, dsn, string(schema))
 	uri, _, _ := strings.Cut(pgtest.As(t, dsn, "powersync_role", "secret"), "?")
-	a := &testApp{t: t, keys: keys, port: freePort(t), dir: t.TempDir()}
+	a := &testApp{t: t, sync: sync, keys: keys, port: freePort(t), dir: t.TempDir()}
 	if a.db, err = pgxpool.New(t.Context(), dsn); err != nil {
 		t.Fatal(err)
 	}

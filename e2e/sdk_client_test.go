@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -31,6 +32,9 @@ type sdkClient struct {
 func startSDK(t *testing.T, args ...string) *sdkClient {
 	t.Helper()
 	node := absolute(t, filepath.Join(sdkFolder, "node_modules", ".bin", "node"))
+	if _, err := os.Stat(node); err != nil {
+		t.Fatal("the SDKs are missing; run: scripts/deps sdks chromium")
+	}
 	c := &sdkClient{t: t, cmd: exec.Command(node, args...), answers: make(chan []byte, 1)}
 	c.cmd.Dir = sdkFolder
 	c.cmd.Stderr, c.cmd.WaitDelay = c, 5*time.Second

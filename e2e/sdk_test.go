@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -36,14 +35,10 @@ const bulkRows = 50_000
 // TestSDKs takes every official SDK that can run here, over every transport that it
 // has, through what an app does.
 func TestSDKs(t *testing.T) {
-	sync, err := os.ReadFile(filepath.Join(sdkFolder, "sync.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := newApp(t, string(sync), "")
+	a := newSDKApp(t)
 	a.exec(t, "INSERT INTO bulk SELECT 'b' || n, repeat('x', 80) || n FROM generate_series(1, $1::int) n", bulkRows)
 	for _, p := range sdkPairs {
-		t.Run(p.name, func(t *testing.T) { p.run(t, a, string(sync)) })
+		t.Run(p.name, func(t *testing.T) { p.run(t, a) })
 	}
 }
 
@@ -54,7 +49,7 @@ const (
 	countSQL = "SELECT count(*) AS n FROM bulk"
 )
 
-func (p *sdkPair) run(t *testing.T, a *testApp, sync string) {
+func (p *sdkPair) run(t *testing.T, a *testApp) {
 	ctx := t.Context()
 	user := p.name
 	host := p.host
@@ -143,13 +138,13 @@ func (p *sdkPair) run(t *testing.T, a *testApp, sync string) {
 	a.exec(t, "INSERT INTO extras VALUES ($1, 'more')", user)
 	a.stop(t)
 	a.exec(t, "UPDATE lists SET name = 'while stopped' WHERE id = $1 || ':1'", user)
-	with := sync + "\n  extras:\n    auto_subscribe: true\n    query: SELECT * FROM extras WHERE id = auth.user_id()\n"
+	with := a.sync + "\n  extras:\n    auto_subscribe: true\n    query: SELECT * FROM extras WHERE id = auth.user_id()\n"
 	a.start(t, with)
 	lists("what changed while it was stopped arrives")
 	c.until("the new stream arrives", extraSQL, a.rows(ctx, t, "SELECT id, body FROM extras WHERE id = $1", user))
 	c.count("the old ones are whole", countSQL, bulkRows)
 	a.stop(t)
-	a.start(t, sync)
+	a.start(t, a.sync)
 	c.until("the new stream is gone", extraSQL, []byte("[]"))
 	c.call("disconnect", nil, nil)
 	done("restarts")
