@@ -141,7 +141,16 @@ func (d *driver) run(ctx context.Context) error {
 	return err
 }
 
-// loop returns the reason for the end.
+// apart calls f in a goroutine of its own and waits for it: the stack that f needs is
+// free then, where a goroutine that goes on to wait for hours would keep it.
+func apart(f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }()
+	return <-done
+}
+
+// loop returns the reason for the end. It waits for most of a session's life, so
+// what needs a deep stack is done apart.
 func (d *driver) loop(ctx context.Context) error {
 	if d.remaining() == 0 {
 		return errExpired
@@ -162,11 +171,13 @@ func (d *driver) loop(ctx context.Context) error {
 	}()
 	for {
 		if !d.sink.held() {
-			again, err := d.advance(ctx)
-			if err == nil && again {
-				err = d.interrupted(ctx)
-			}
-			if err != nil {
+			var again bool
+			if err := apart(func() (err error) {
+				if again, err = d.advance(ctx); err == nil && again {
+					err = d.interrupted(ctx)
+				}
+				return err
+			}); err != nil {
 				return err
 			}
 			if again && !d.sink.held() {
@@ -189,18 +200,18 @@ func (d *driver) loop(ctx context.Context) error {
 		var err error
 		select {
 		case <-d.sink.more():
-			if err = d.sink.resume(); patience != nil {
+			if err = apart(d.sink.resume); patience != nil {
 				patience.Reset(writeTimeout) // the client gets on, and nothing else counts
 			}
 		case <-d.watcher.C():
 		case <-tick:
-			err = d.sendExpiry(d.remaining())
+			err = apart(func() error { return d.sendExpiry(d.remaining()) })
 		case <-notice.C:
 			left := d.remaining()
 			if left == 0 {
 				return errExpired
 			}
-			err = d.sendExpiry(left)
+			err = apart(func() error { return d.sendExpiry(left) })
 			notice.Reset(time.Until(d.claims.Expires))
 		case <-stuck:
 			return fmt.Errorf("%w: it asked for nothing more within %s", errClosed, writeTimeout)

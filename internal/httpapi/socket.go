@@ -84,9 +84,15 @@ func (h *Handler) socket(w http.ResponseWriter, r *http.Request) {
 // run carries the socket to its end.
 func (s *socket) run() {
 	ctx, cancel := context.WithCancel(s.handler.taken.context)
+	stop := context.AfterFunc(s.handler.taken.context, func() { _ = s.wire.Conn.Close() })
 	err := s.serve(ctx)
+	stop()
 	cancel()
 	s.running.Wait()
+	if errors.Is(err, errLeaving) {
+		_ = s.conn.Close(websocket.StatusGoingAway, "")
+		return
+	}
 	if failure, ok := errors.AsType[*rsocket.Failure](err); ok {
 		if failure.Code != rsocket.RejectedSetup { // which is logged with its cause
 			s.handler.Log.Info("socket failed", "code", uint32(failure.Code), "reason", failure.Text, "user_agent", s.log)
@@ -99,49 +105,52 @@ func (s *socket) run() {
 	_ = s.conn.CloseNow()
 }
 
-// serve reads frames until the connection ends; it returns the reason.
+// serve reads frames until the connection ends; it returns the reason. It waits for
+// most of the socket's life, so what needs a deep stack is done apart.
 func (s *socket) serve(ctx context.Context) error {
-	e, err := s.receive(ctx, setupTimeout)
-	if err != nil {
-		return err
-	}
-	// Nothing but a SETUP comes first without an error.
-	if err := apart(func() error { return s.open(ctx, &e.Setup) }); err != nil {
+	if err := apart(func() error {
+		e, err := s.receive(ctx, setupTimeout)
+		if err != nil {
+			return err
+		}
+		// Nothing but a SETUP comes first without an error.
+		return s.open(ctx, &e.Setup)
+	}); err != nil {
 		return err
 	}
 	defer s.handler.places.leave(s.claims.Subject)
 	lifetime := min(max(time.Duration(s.types.Lifetime)*time.Millisecond, minLifetime), maxLifetime)
 	for {
-		e, err := s.receive(ctx, lifetime)
-		if err != nil {
-			return err
+		if err := s.wire.await(lifetime); err != nil {
+			return fmt.Errorf("%w: %w", errClosed, err)
 		}
-		switch e.Kind {
-		case rsocket.Requested:
-			err = apart(func() error { return s.request(ctx, &e) })
-		case rsocket.Credited:
-			if sink := s.stream(e.Stream); sink != nil {
-				sink.credit(e.N)
-			}
-		case rsocket.Cancelled:
-			if sink := s.stream(e.Stream); sink != nil {
-				sink.cancel()
-			}
-		case rsocket.Answer:
-			err = s.write(e.Reply)
-		}
-		if err != nil {
+		if err := apart(func() error { return s.next(ctx, lifetime) }); err != nil {
 			return err
 		}
 	}
 }
 
-// apart calls f in a goroutine of its own and waits for it: the stack that f needs is
-// free then, where a goroutine that goes on to wait for hours would keep it.
-func apart(f func() error) error {
-	done := make(chan error, 1)
-	go func() { done <- f() }()
-	return <-done
+// next reads the next frame and does what it asks for.
+func (s *socket) next(ctx context.Context, lifetime time.Duration) error {
+	e, err := s.receive(ctx, lifetime)
+	if err != nil {
+		return err
+	}
+	switch e.Kind {
+	case rsocket.Requested:
+		return s.request(ctx, &e)
+	case rsocket.Credited:
+		if sink := s.stream(e.Stream); sink != nil {
+			sink.credit(e.N)
+		}
+	case rsocket.Cancelled:
+		if sink := s.stream(e.Stream); sink != nil {
+			sink.cancel()
+		}
+	case rsocket.Answer:
+		return s.write(e.Reply)
+	}
+	return nil
 }
 
 // receive waits for the next message and says what it means.
@@ -278,7 +287,7 @@ func (s *socket) leave() {
 	idle := len(s.streams) == 0
 	s.mu.Unlock()
 	if idle {
-		_ = s.conn.Close(websocket.StatusGoingAway, "")
+		s.wire.leave() // run closes the socket
 	}
 }
 

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bufio"
+	"errors"
 	"net"
 	"net/http"
 	"sync"
@@ -17,13 +18,62 @@ const wireBuffer = 512
 // hold writes back to make one of several: an update is three small messages.
 type wire struct {
 	net.Conn
-	early   []byte // what came together with the request
+	reader  *bufio.Reader // that the socket reads through
+	early   []byte        // what came together with the request, or ended await
+	first   [1]byte
 	buffers *sync.Pool
+
+	waiting sync.Mutex
+	awaits  bool // someone is in await
+	leaving bool
 
 	mu    sync.Mutex
 	corks int
 	held  *[]byte
 	err   error // of an earlier write: nothing can follow it
+}
+
+// errLeaving: await was ended by leave.
+var errLeaving = errors.New("the service stops")
+
+// await waits for something to read, at most for so long. It needs little of a stack,
+// unlike reading a message.
+func (w *wire) await(silence time.Duration) error {
+	if w.reader.Buffered() > 0 || len(w.early) > 0 {
+		return nil
+	}
+	w.waiting.Lock()
+	w.awaits = true
+	leaving, err := w.leaving, w.Conn.SetReadDeadline(time.Now().Add(silence))
+	w.waiting.Unlock()
+	if leaving {
+		return errLeaving
+	}
+	if err != nil {
+		return err
+	}
+	n, err := w.Conn.Read(w.first[:])
+	w.early = w.first[:n]
+	w.waiting.Lock()
+	defer w.waiting.Unlock()
+	w.awaits = false
+	switch {
+	case err != nil && w.leaving:
+		return errLeaving
+	case err != nil:
+		return err
+	}
+	return w.Conn.SetReadDeadline(time.Time{})
+}
+
+// leave ends await, now or when it is next called.
+func (w *wire) leave() {
+	w.waiting.Lock()
+	defer w.waiting.Unlock()
+	w.leaving = true
+	if w.awaits {
+		_ = w.Conn.SetReadDeadline(time.Unix(1, 0)) // fails if the connection is closed
+	}
 }
 
 // Read reads what came early first.
@@ -115,5 +165,6 @@ func (w *wiring) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if early, _ := rw.Peek(rw.Reader.Buffered()); len(early) > 0 {
 		w.wire.early = append([]byte(nil), early...)
 	}
-	return w.wire, bufio.NewReadWriter(bufio.NewReaderSize(w.wire, wireBuffer), bufio.NewWriterSize(w.wire, wireBuffer)), nil
+	w.wire.reader = bufio.NewReaderSize(w.wire, wireBuffer)
+	return w.wire, bufio.NewReadWriter(w.wire.reader, bufio.NewWriterSize(w.wire, wireBuffer)), nil
 }

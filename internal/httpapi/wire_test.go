@@ -1,10 +1,12 @@
 package httpapi
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -113,5 +115,60 @@ func TestWireReadsWhatCameEarly(t *testing.T) {
 	rest, err := io.ReadAll(w)
 	if string(rest) != "ly then the rest" || err != nil {
 		t.Errorf("%q, %v", rest, err)
+	}
+}
+
+// Awaiting takes nothing away, and does not wait for what is there already.
+func TestWireAwaits(t *testing.T) {
+	server, client := net.Pipe()
+	defer server.Close()
+	w, _ := newWire(server)
+	w.reader = bufio.NewReader(w)
+	written := make(chan error, 1)
+	go func() {
+		_, err := client.Write([]byte("two frames"))
+		written <- err
+	}()
+	if err := w.await(time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 3)
+	if _, err := io.ReadFull(w.reader, b); err != nil || string(b) != "two" {
+		t.Fatalf("%q, %v", b, err)
+	}
+	if err := w.await(time.Hour); err != nil { // the rest may be buffered, or on its way
+		t.Fatal(err)
+	}
+	rest := make([]byte, 7)
+	if _, err := io.ReadFull(w.reader, rest); err != nil || string(rest) != " frames" {
+		t.Fatalf("%q, %v", rest, err)
+	}
+	if err := <-written; err != nil {
+		t.Fatal(err)
+	}
+	if err := w.await(time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("await of a silent client: %v", err)
+	}
+	client.Close()
+	if err := w.await(time.Hour); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("await of a client that is gone: %v", err)
+	}
+}
+
+// Leaving ends an await, and keeps another from beginning.
+func TestWireLeaves(t *testing.T) {
+	server, client := net.Pipe()
+	defer server.Close()
+	defer client.Close()
+	w, _ := newWire(server)
+	w.reader = bufio.NewReader(w)
+	ended := make(chan error)
+	go func() { ended <- w.await(time.Hour) }()
+	w.leave()
+	if err := <-ended; !errors.Is(err, errLeaving) {
+		t.Errorf("await: %v", err)
+	}
+	if err := w.await(time.Hour); !errors.Is(err, errLeaving) {
+		t.Errorf("await after leaving: %v", err)
 	}
 }
