@@ -25,7 +25,7 @@ type commands struct {
 	Validate validateCmd `cmd:"" help:"Check a sync config, and a configuration, without running anything."`
 	Plan     planCmd     `cmd:"" help:"Show what a sync config compiles to."`
 	Deploy   deployCmd   `cmd:"" help:"Deploy a sync config to the running service, or say what that would do."`
-	Compact  compactCmd  `cmd:"" help:"Make the storage smaller, while the service does not run."`
+	Compact  compactCmd  `cmd:"" help:"Make the storage smaller; a folder, while the service does not run."`
 	Backup   backupCmd   `cmd:"" help:"Copy the storage to a folder, while the service does not run."`
 	Migrate  migrateCmd  `cmd:"" help:"Create or update the tables of storage in Postgres."`
 	Keygen   keygenCmd   `cmd:"" help:"Make a key pair for users' tokens and print it."`

@@ -122,6 +122,8 @@ func (l *leader) lead(ctx context.Context) error {
 	g.Go(func() error { return r.Run(gctx) })
 	g.Go(func() error { return l.service.reloader(l.deployer).Run(gctx) })
 	g.Go(func() error { return store.Run(gctx) })
+	g.Go(func() error { return store.AnswerRequests(gctx) })
+	g.Go(func() error { return (&compactor{store: store, log: l.log}).Run(gctx) })
 	err = g.Wait()
 	// Whoever waits can take the lease at once.
 	return errors.Join(err, store.Close())

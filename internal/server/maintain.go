@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/millrace-sync/millrace/internal/config"
 	"github.com/millrace-sync/millrace/internal/deploy"
 	"github.com/millrace-sync/millrace/internal/storage"
@@ -22,18 +24,17 @@ type Compaction struct {
 	Before, After uint64
 }
 
-// Compact compacts the storage of a service that does not run: the buckets with the
-// given names, or everything, but for what has hardly grown if incremental.
+// Compact compacts the buckets of the storage with the given names, or everything, but
+// for what has hardly grown if incremental. Storage in a folder must not be in use;
+// for storage in Postgres, the process that replicates does it, if there is one.
 func Compact(ctx context.Context, cfg *config.Config, names []string, incremental bool, log *slog.Logger) (done Compaction, err error) {
+	opts := storage.CompactOptions{Incremental: incremental}
+	if cfg.Storage.Type == config.PostgreSQL {
+		return compactShared(ctx, cfg, names, opts, log)
+	}
 	err = withStorage(ctx, cfg, log, func(s *pebblestore.Store) error {
-		opts := storage.CompactOptions{Incremental: incremental}
-		rec := s.Recovered()
-		for _, name := range names {
-			key, ok := deploy.ParseBucketName(rec.Epoch, rec.Definitions, name)
-			if !ok {
-				return fmt.Errorf("there is no bucket %q: give its full name, as in the checkpoint line of a client's stream", name)
-			}
-			opts.Buckets = append(opts.Buckets, key)
+		if opts.Buckets, err = bucketsNamed(s.Recovered(), names); err != nil {
+			return err
 		}
 		if done.Before, err = s.Size(); err != nil {
 			return err
@@ -44,6 +45,54 @@ func Compact(ctx context.Context, cfg *config.Config, names []string, incrementa
 		done.After, err = s.Size()
 		return err
 	})
+	return done, err
+}
+
+func bucketsNamed(rec storage.Recovered, names []string) ([]storage.BucketKey, error) {
+	var keys []storage.BucketKey
+	for _, name := range names {
+		key, ok := deploy.ParseBucketName(rec.Epoch, rec.Definitions, name)
+		if !ok {
+			return nil, fmt.Errorf("there is no bucket %q: give its full name, as in the checkpoint line of a client's stream", name)
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+// compactShared compacts storage in Postgres: by itself if no process writes to it.
+func compactShared(ctx context.Context, cfg *config.Config, names []string, opts storage.CompactOptions, log *slog.Logger) (done Compaction, err error) {
+	reader := pgOptions(cfg, log)
+	reader.Reader, reader.NoMigrate, reader.Connections = true, true, leaderConnections
+	shared, err := pgstore.Open(ctx, reader)
+	if err != nil {
+		return done, err
+	}
+	defer func() { err = errors.Join(err, shared.Close()) }()
+	if opts.Buckets, err = bucketsNamed(shared.Recovered(), names); err != nil {
+		return done, err
+	}
+	if done.Before, err = shared.Size(ctx); err != nil {
+		return done, err
+	}
+	writer := reader
+	writer.Reader = false
+	own, err := pgstore.Open(ctx, writer)
+	switch {
+	case errors.Is(err, storage.ErrLocked):
+		log.Info("the process that replicates compacts", "reason", err)
+		done.CompactStats, err = shared.RequestCompaction(ctx, opts)
+	case err == nil:
+		keep, end := context.WithCancel(ctx)
+		var g errgroup.Group
+		g.Go(func() error { return own.Run(keep) })
+		done.CompactStats, err = own.Compact(ctx, opts)
+		end()
+		err = errors.Join(err, g.Wait(), own.Close())
+	}
+	if err == nil {
+		done.After, err = shared.Size(ctx)
+	}
 	return done, err
 }
 
@@ -72,7 +121,8 @@ func Migrate(ctx context.Context, cfg *config.Config, log *slog.Logger) (bool, e
 // withStorage opens the storage, which must be there, and closes it after f.
 func withStorage(ctx context.Context, cfg *config.Config, log *slog.Logger, f func(*pebblestore.Store) error) error {
 	if cfg.Storage.Type != config.Pebble {
-		return fmt.Errorf("the storage in %s is of type %s, and this is for one in a folder", cfg.File, cfg.Storage.Type)
+		return fmt.Errorf("the storage in %s is of type %s, and this is for one in a folder: back the database up by its own means, "+
+			"such as pg_dump --schema=%s", cfg.File, cfg.Storage.Type, cfg.Storage.Schema)
 	}
 	dir := cfg.Storage.Path
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {

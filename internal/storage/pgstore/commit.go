@@ -37,6 +37,13 @@ type writer struct {
 	changes    changeSet // since view
 	// parts says that there are batches since view.
 	parts bool
+	// settled is closed when there are none any more, if somebody waits for that.
+	settled chan struct{}
+	// lastCompacted is the newest op when all buckets were last looked at by an
+	// incremental compaction; swept says that no row record is left of a definition
+	// that was dropped.
+	lastCompacted bucket.OpID
+	swept         bool
 	// unknown is why the outcome of a commit is not known; nil if it is. Nothing may
 	// be written until Recover has found out.
 	unknown error
@@ -93,7 +100,9 @@ func (s *Store) Commit(ctx context.Context, b *storage.Batch) error {
 	if sync {
 		s.durable.Store(uint64(w.view.checkpoint.LSN))
 	}
-	w.parts = whole && !b.Publish
+	if w.parts = whole && !b.Publish; !w.parts {
+		w.settle()
+	}
 	if b.Publish {
 		w.changes.clear()
 		s.publish(w.view)
@@ -253,5 +262,14 @@ func (w *writer) adopt(b *storage.Batch, p position) {
 	}
 	for _, id := range b.Drop {
 		delete(w.defs, id)
+		w.swept = false
+	}
+}
+
+// settle wakes who waits until there are no parts.
+func (w *writer) settle() {
+	if w.settled != nil {
+		close(w.settled)
+		w.settled = nil
 	}
 }

@@ -48,7 +48,7 @@ func TestSameAnswersAsPebble(t *testing.T) {
 	stores := []storagetest.Store{&process{Store: ours}, pebble{other}}
 
 	d := &driver{rng: rng, next: 1}
-	for range 40 {
+	for range 60 {
 		d.step(t, stores)
 		if err := ours.prune(t.Context()); err != nil {
 			t.Fatal(err)
@@ -72,6 +72,8 @@ type driver struct {
 	next bucket.OpID
 	defs storage.DefinitionID
 	lsn  source.LSN
+	// parts says that there are batches that are not published.
+	parts bool
 }
 
 var paddings = []int{0, 0, 0, 5, 1100}
@@ -100,11 +102,19 @@ func (d *driver) step(t *testing.T, stores []storagetest.Store) {
 	switch n := d.rng.IntN(10); {
 	case n == 0 && d.defs > 0:
 		do = func(s storagetest.Store) (any, error) { return stripped(s.Recover(t.Context())) }
+		d.parts = false
+	case n == 2 && !d.parts:
+		opts := storage.CompactOptions{Incremental: d.rng.IntN(2) == 0}
+		do = func(s storagetest.Store) (any, error) {
+			stats, err := s.(storagetest.Compacter).Compact(t.Context(), opts)
+			return stats, err
+		}
 	case n == 1:
 		reqs := []storage.WriteCheckpointRequest{{User: d.key(8), LSN: d.lsn}, {User: d.key(8), AtLeast: d.rng.Uint64N(50)}}
 		do = func(s storagetest.Store) (any, error) { return s.RequestWriteCheckpoints(t.Context(), reqs) }
 	default:
 		b := d.batch()
+		d.parts = !b.Publish
 		do = func(s storagetest.Store) (any, error) { return nil, s.Commit(t.Context(), b) }
 	}
 	var first any

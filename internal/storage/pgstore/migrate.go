@@ -20,6 +20,10 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
+// formatVersion numbers the tables and the encodings in them. The tables of an older
+// version are migrated, those of a newer one refused.
+const formatVersion = 1
+
 // migrateAttempts bounds how often a migration is tried when another process
 // makes the same one.
 const migrateAttempts = 5
@@ -64,14 +68,14 @@ func (s *Store) migrate(ctx context.Context, pool *pgxpool.Pool, change bool) er
 		if err != nil {
 			return fmt.Errorf("read the format: %w", err)
 		}
-		if version > storage.FormatVersion {
-			return fmt.Errorf("%w: it is %d and this millrace reads up to %d; use the version that wrote it, or another schema", storage.ErrFormat, version, storage.FormatVersion)
+		if version > formatVersion {
+			return fmt.Errorf("%w: it is %d and this millrace reads up to %d; use the version that wrote it, or another schema", storage.ErrFormat, version, formatVersion)
 		}
-		if version == storage.FormatVersion {
+		if version == formatVersion {
 			return nil
 		}
 		if !change {
-			return fmt.Errorf("%w: the tables are not there or of version %d, this millrace needs %d; run millrace migrate", storage.ErrFormat, version, storage.FormatVersion)
+			return fmt.Errorf("%w: the tables are not there or of version %d, this millrace needs %d; run millrace migrate", storage.ErrFormat, version, formatVersion)
 		}
 		err = s.step(ctx, pool, version)
 		if err == nil {

@@ -1,11 +1,14 @@
 package pgstore
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // pruneRows bounds what one transaction of a pruning removes.
@@ -29,12 +32,21 @@ func (s *Store) prune(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("prune: %w", err)
 	}
+	compacted, err := s.foldable(ctx, oldest)
+	if err != nil {
+		return fmt.Errorf("prune: %w", err)
+	}
 	purged := int64(0)
-	if len(dropped) > 0 {
+	if len(dropped)+len(compacted) > 0 {
 		purged = oldest
 	}
 	if err := s.remove(ctx, `UPDATE millrace.horizon SET pruned = greatest(pruned, $1), purged = greatest(purged, $2) WHERE one = 1`, false, oldest, purged); err != nil {
 		return fmt.Errorf("prune: %w", err)
+	}
+	for _, b := range compacted {
+		if err := s.fold(ctx, b, oldest); err != nil {
+			return fmt.Errorf("fold what was compacted: %w", err)
+		}
 	}
 	for _, id := range dropped {
 		if err := s.purge(ctx, id); err != nil {
@@ -97,6 +109,80 @@ func (s *Store) dropped(ctx context.Context, oldest int64) ([]int64, error) {
 	return pgx.CollectRows(rows, pgx.RowTo[int64])
 }
 
+// foldable returns the buckets of which something is compacted that every snapshot
+// from version oldest on shows, and that is not folded yet.
+func (s *Store) foldable(ctx context.Context, oldest int64) ([]int64, error) {
+	rows, err := s.writes.Query(ctx, s.text.in("SELECT DISTINCT bucket FROM millrace.op_edit WHERE from_v <= $1"), oldest)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[int64])
+}
+
+// fold makes what was compacted of a bucket up to a version the ops themselves: every
+// snapshot that can still be read shows it so. The edits go last, each with the op
+// that it was moved into: wherever this ends, it can be done again.
+func (s *Store) fold(ctx context.Context, bucket, oldest int64) error {
+	const floor = `(SELECT floor FROM millrace.compacted WHERE bucket = $1 AND from_v <= $2 ORDER BY from_v DESC LIMIT 1)`
+	for _, table := range []string{"op", "op_edit"} {
+		err := s.remove(ctx, `DELETE FROM millrace.`+table+` WHERE bucket = $1 AND id IN (
+			SELECT id FROM millrace.`+table+` WHERE bucket = $1 AND id < `+floor+` ORDER BY id LIMIT $3)`, true, bucket, oldest, pruneRows)
+		if err != nil {
+			return err
+		}
+	}
+	for {
+		moved, err := s.foldEdits(ctx, bucket, oldest)
+		if err != nil {
+			return err
+		}
+		if moved < pruneRows {
+			break
+		}
+	}
+	return s.remove(ctx, `DELETE FROM millrace.compacted WHERE bucket = $1 AND from_v < (
+		SELECT max(from_v) FROM millrace.compacted WHERE bucket = $1 AND from_v <= $2)`, false, bucket, oldest)
+}
+
+// foldEdits moves some of the edits of a bucket into its ops, and returns how many.
+func (s *Store) foldEdits(ctx context.Context, bucket, oldest int64) (moved int, err error) {
+	rows, err := s.writes.Query(ctx, s.text.in(`SELECT id, from_v, body FROM millrace.op_edit
+		WHERE bucket = $1 AND from_v <= $2 ORDER BY id, from_v LIMIT $3`), bucket, oldest, pruneRows)
+	if err != nil {
+		return 0, s.failure(err)
+	}
+	var ids, versions []int64
+	var bodies [][]byte
+	var id, version int64
+	var body []byte
+	if _, err = pgx.ForEachRow(rows, []any{&id, &version, &body}, func() error {
+		moved++
+		if n := len(ids); n > 0 && ids[n-1] == id { // a newer one of the same op
+			versions[n-1], bodies[n-1] = version, bytes.Clone(body)
+			return nil
+		}
+		ids, versions, bodies = append(ids, id), append(versions, version), append(bodies, bytes.Clone(body))
+		return nil
+	}); err != nil || moved == 0 {
+		return 0, s.failure(err)
+	}
+	err = pgx.BeginTxFunc(ctx, s.writes, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, s.text.in(`UPDATE millrace.op o SET body = k.body FROM unnest($2::bigint[], $3::bytea[]) k (id, body)
+			WHERE o.bucket = $1 AND o.id = k.id`), bucket, ids, bodies)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, s.text.in(`DELETE FROM millrace.op_edit e USING unnest($2::bigint[], $3::bigint[]) k (id, from_v)
+			WHERE e.bucket = $1 AND e.id = k.id AND e.from_v <= k.from_v`), bucket, ids, versions)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, s.text.in("UPDATE millrace.store SET fence = (owner = $1) WHERE one = 1"), s.owner)
+		return err
+	})
+	return moved, s.failure(err)
+}
+
 // purge removes all data of a definition.
 func (s *Store) purge(ctx context.Context, def int64) error {
 	for {
@@ -113,8 +199,13 @@ func (s *Store) purge(ctx context.Context, def int64) error {
 		}
 		err = s.remove(ctx, `DELETE FROM millrace.op WHERE (bucket, id) IN (
 			SELECT o.bucket, o.id FROM unnest($1::bigint[]) b JOIN millrace.op o ON o.bucket = b LIMIT $2)`, true, buckets, pruneRows)
-		if err == nil {
-			err = s.remove(ctx, "DELETE FROM millrace.bucket WHERE id = ANY ($1)", false, buckets)
+		for _, statement := range []string{
+			"DELETE FROM millrace.op_edit WHERE bucket = ANY ($1)", "DELETE FROM millrace.compacted WHERE bucket = ANY ($1)",
+			"DELETE FROM millrace.compaction_mark WHERE bucket = ANY ($1)", "DELETE FROM millrace.bucket WHERE id = ANY ($1)",
+		} {
+			if err == nil {
+				err = s.remove(ctx, statement, false, buckets)
+			}
 		}
 		if err != nil {
 			return err
@@ -128,23 +219,41 @@ func (s *Store) purge(ctx context.Context, def int64) error {
 // again and again while it removes something, if it has a limit.
 func (s *Store) remove(ctx context.Context, statement string, limited bool, args ...any) error {
 	for {
-		var removed int64
-		err := pgx.BeginTxFunc(ctx, s.writes, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-			tag, err := tx.Exec(ctx, s.text.in(statement), args...)
-			if err != nil {
-				return err
-			}
-			if removed = tag.RowsAffected(); removed == 0 {
-				return nil
-			}
-			_, err = tx.Exec(ctx, s.text.in("UPDATE millrace.store SET fence = (owner = $1) WHERE one = 1"), s.owner)
+		removed, err := s.removeOnce(ctx, statement, args...)
+		if err != nil || !limited || removed < pruneRows {
 			return err
-		})
-		if err != nil {
-			return s.failure(err)
-		}
-		if !limited || removed < pruneRows {
-			return nil
 		}
 	}
+}
+
+// removeOnce carries out a statement in a transaction that checks who has the lease,
+// and returns how many rows it changed.
+func (s *Store) removeOnce(ctx context.Context, statement string, args ...any) (changed int64, err error) {
+	err = pgx.BeginTxFunc(ctx, s.writes, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, s.text.in(statement), args...)
+		if err != nil {
+			return err
+		}
+		if changed = tag.RowsAffected(); changed == 0 {
+			return nil
+		}
+		_, err = tx.Exec(ctx, s.text.in("UPDATE millrace.store SET fence = (owner = $1) WHERE one = 1"), s.owner)
+		return err
+	})
+	return changed, s.failure(err)
+}
+
+// Size returns the bytes that the store takes in the database, 0 if it does not tell.
+func (s *Store) Size(ctx context.Context) (uint64, error) {
+	var size int64
+	err := s.reads.QueryRow(ctx, `SELECT coalesce(sum(pg_catalog.pg_total_relation_size(c.oid)), 0)::bigint FROM pg_catalog.pg_class c
+		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relkind = 'r'`, s.opts.Schema).Scan(&size)
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && !unavailable(err) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("size of storage: %w", s.failure(err))
+	}
+	return uint64(size), nil
 }

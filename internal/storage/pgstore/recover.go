@@ -58,6 +58,7 @@ func (s *Store) recover(ctx context.Context) (storage.Recovered, error) {
 	w.changes.clear()
 	s.records.init()
 	w.parts, w.unknown = false, nil
+	w.settle()
 	s.durable.Store(uint64(at.view.checkpoint.LSN))
 	s.publish(at.view)
 	return r, nil

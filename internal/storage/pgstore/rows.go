@@ -90,6 +90,17 @@ func (c *recordCache) committed(rows map[storage.RowRef]rowWrite) {
 	}
 }
 
+// forget makes rows be looked for again.
+func (c *recordCache) forget(refs []storage.RowRef) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writes++
+	for _, ref := range refs {
+		delete(c.newer, ref)
+		delete(c.older, ref)
+	}
+}
+
 // absent returns those of the rows to be stored that are known to have no record.
 func (c *recordCache) absent(rows map[storage.RowRef]rowWrite) []storage.RowRef {
 	c.mu.Lock()

@@ -67,6 +67,10 @@ func (sn *Snapshot) err() error {
 // is dropped goes on having ops and lookups until they are purged.
 const live = `EXISTS (SELECT 1 FROM millrace.definition d WHERE d.id = $1 AND d.from_v <= $2 AND d.to_v > $2)`
 
+// editedBody is the body of the op x in version $2.
+const editedBody = `coalesce((SELECT e.body FROM millrace.op_edit e WHERE e.bucket = x.bucket AND e.id = x.id AND e.from_v <= $2
+	ORDER BY e.from_v DESC LIMIT 1), x.body)`
+
 // BucketStates sets each element of out, which is as long as keys, to the state of
 // the bucket at the same place; a bucket without ops has the zero State.
 func (sn *Snapshot) BucketStates(keys []storage.BucketKey, out []bucket.State) error {
@@ -88,10 +92,11 @@ func (sn *Snapshot) states(keys []storage.BucketKey, out []bucket.State) error {
 	for from, to := range pieces(len(keys)) {
 		defs, params := bucketColumns(keys[from:to])
 		rows, err := s.reads.Query(ctx, s.text.in(`SELECT h.purged, k.* FROM millrace.horizon h LEFT JOIN (
-				SELECT k.ord, o.id, o.count, o.checksum, o.bytes
+				SELECT k.ord, o.id, o.count + coalesce(c.count, 0), o.checksum, o.bytes + coalesce(c.bytes, 0)
 				FROM unnest($1::bigint[], $2::bytea[]) WITH ORDINALITY k (def, params, ord)
 				JOIN millrace.bucket b ON b.def = k.def AND b.params = k.params
 				JOIN LATERAL (SELECT id, count, checksum, bytes FROM millrace.op WHERE bucket = b.id AND id <= $4 ORDER BY id DESC LIMIT 1) o ON true
+				LEFT JOIN LATERAL (SELECT count, bytes FROM millrace.compacted WHERE bucket = b.id AND from_v <= $3 ORDER BY from_v DESC LIMIT 1) c ON true
 				WHERE EXISTS (SELECT 1 FROM millrace.definition d WHERE d.id = k.def AND d.from_v <= $3 AND d.to_v > $3)
 			) k ON true WHERE h.one = 1`),
 			defs, params, sn.view.version, int64(sn.view.checkpoint.Op))
@@ -172,8 +177,11 @@ func (p *pager) page(yield func(*bucket.Op) bool) (more bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), readTime)
 	defer cancel()
 	rows, err := s.reads.Query(ctx, s.text.in(`SELECT h.purged, o.id, o.body FROM millrace.horizon h LEFT JOIN (
-			SELECT id, body FROM millrace.op WHERE bucket = (SELECT b.id FROM millrace.bucket b WHERE b.def = $1 AND b.params = $3)
-			AND id > $4 AND id <= $5 AND `+live+` ORDER BY id LIMIT $6
+			SELECT x.id, `+editedBody+` AS body FROM millrace.op x
+			WHERE x.bucket = (SELECT b.id FROM millrace.bucket b WHERE b.def = $1 AND b.params = $3)
+			AND x.id >= coalesce((SELECT c.floor FROM millrace.bucket b JOIN millrace.compacted c ON c.bucket = b.id
+				WHERE b.def = $1 AND b.params = $3 AND c.from_v <= $2 ORDER BY c.from_v DESC LIMIT 1), 0)
+			AND x.id > $4 AND x.id <= $5 AND `+live+` ORDER BY x.id LIMIT $6
 		) o ON true WHERE h.one = 1 ORDER BY o.id`),
 		int64(p.key.Def), sn.view.version, shorten(p.key.Params), int64(p.after), int64(sn.view.checkpoint.Op), p.limit)
 	if err != nil {

@@ -30,6 +30,15 @@
 // storage.ErrExpired,
 // never with less than the snapshot showed.
 //
+// # Compaction
+//
+// Compaction is a commit like others: it makes a version. What it puts in the place of
+// ops lies beside them, and shows in snapshots of that version and later ones; when
+// no older one is readable any more, it moves into the ops, and what was cleared is
+// deleted. So a snapshot shows the same for as long as it can be read, in any process.
+// The sums that ops carry are of all ops ever; what compaction took off is noted
+// beside the bucket, and replication need not know of it.
+//
 // # Unpublished parts
 //
 // The parts of a transaction that are committed without Publish are written in
@@ -82,6 +91,9 @@ type Store struct {
 	// wake asks Run to tell the other processes that there is something new.
 	wake chan struct{}
 
+	// compacting holds a token while a compaction goes on.
+	compacting chan struct{}
+
 	// writing is held while a batch is prepared and applied, and by Recover.
 	writing sync.Mutex
 	writer  writer
@@ -110,7 +122,7 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	opts = opts.withDefaults()
 	s := &Store{
 		opts: opts, log: opts.Logger, text: newText(opts.Schema), where: opts.where(), owner: rand.Text(),
-		wake: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), compacting: make(chan struct{}, 1),
 		pins: map[int64]int{},
 	}
 	s.life, s.end = context.WithCancel(context.Background())

@@ -52,6 +52,43 @@ func TestContract(t *testing.T) {
 	storagetest.RunRounds(t, fresh, 2, 6)
 }
 
+func TestCompaction(t *testing.T) {
+	cluster := pgtest.Start(t)
+	storagetest.RunCompaction(t, func(t *testing.T) storagetest.Harness {
+		return &harness{t: t, cluster: cluster, opts: at(t, cluster, freshSchema())}
+	})
+}
+
+// The same, where what is compacted is folded into the ops at once.
+func TestCompactionAndPruning(t *testing.T) {
+	cluster := pgtest.Start(t)
+	storagetest.RunCompaction(t, func(t *testing.T) storagetest.Harness {
+		opts := at(t, cluster, freshSchema())
+		opts.Retain = time.Nanosecond
+		return pruning{&harness{t: t, cluster: cluster, opts: opts}}
+	})
+}
+
+// pruning is a harness whose stores prune after each compaction.
+type pruning struct{ *harness }
+
+func (h pruning) Open() (storagetest.Store, error) {
+	if _, err := h.harness.Open(); err != nil {
+		return nil, err
+	}
+	return pruningStore{h.open}, nil
+}
+
+type pruningStore struct{ *process }
+
+func (p pruningStore) Compact(ctx context.Context, opts storage.CompactOptions) (storage.CompactStats, error) {
+	stats, err := p.process.Compact(ctx, opts)
+	if err == nil {
+		err = p.prune(ctx)
+	}
+	return stats, err
+}
+
 // harness keeps a store in a schema of a server.
 type harness struct {
 	t       *testing.T

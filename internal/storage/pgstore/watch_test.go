@@ -249,3 +249,37 @@ func count(t *testing.T, s *Store, table string) int {
 	}
 	return n
 }
+
+// A process that may not write has the one that does compact.
+func TestRequestCompaction(t *testing.T) {
+	opts := at(t, shared.Cluster(t), freshSchema())
+	writer := open(t, opts)
+	reader := readerOf(t, opts)
+	for id := bucket.OpID(1); id <= 20; id++ {
+		commit(t, writer, put(id, true))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := writer.AnswerRequests(ctx); err != nil {
+			t.Errorf("answer: %v", err)
+		}
+	})
+	defer running.Wait()
+	defer cancel()
+	want, err := reader.RequestCompaction(t.Context(), storage.CompactOptions{Buckets: []storage.BucketKey{bucketA}})
+	if err != nil || want.Buckets != 1 || want.Cleared == 0 {
+		t.Fatalf("it did %+v, %v", want, err)
+	}
+	if n := count(t, writer, "compaction_request"); n != 0 {
+		t.Errorf("%d requests are left", n)
+	}
+	cancel()
+	running.Wait()
+	if err := writer.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reader.RequestCompaction(t.Context(), storage.CompactOptions{}); !errors.Is(err, storage.ErrUnavailable) {
+		t.Errorf("a request that nobody answers: %v, want ErrUnavailable", err)
+	}
+}

@@ -54,8 +54,9 @@ CREATE TABLE millrace.bucket (
   UNIQUE (def, params)
 );
 
--- Count, checksum and bytes sum up the bucket's ops up to this one: the state of
--- a bucket at any checkpoint is in its last op up to there.
+-- Count, checksum and bytes sum up all ops that the bucket was ever given, up to this
+-- one: with what was compacted, the state of a bucket at any checkpoint is in its
+-- last op up to there.
 CREATE TABLE millrace.op (
   bucket   bigint NOT NULL,
   id       bigint NOT NULL,
@@ -64,6 +65,49 @@ CREATE TABLE millrace.op (
   bytes    bigint NOT NULL,
   body     bytea NOT NULL,
   PRIMARY KEY (bucket, id)
+);
+
+-- What compaction made of a bucket, from a version on: what is to be added to the
+-- sums of its ops, and the op before which there is none. The newest row stays.
+CREATE TABLE millrace.compacted (
+  bucket bigint NOT NULL,
+  from_v bigint NOT NULL,
+  count  bigint NOT NULL,
+  bytes  bigint NOT NULL,
+  floor  bigint NOT NULL,
+  PRIMARY KEY (bucket, from_v)
+);
+CREATE INDEX compacted_from ON millrace.compacted (from_v);
+
+-- What compaction put in the place of an op's body, from a version on, until no
+-- snapshot shows what was there before: then it moves into the op.
+CREATE TABLE millrace.op_edit (
+  bucket bigint NOT NULL,
+  id     bigint NOT NULL,
+  from_v bigint NOT NULL,
+  body   bytea NOT NULL,
+  PRIMARY KEY (bucket, id, from_v)
+);
+CREATE INDEX op_edit_from ON millrace.op_edit (from_v);
+
+-- Where the last compaction of a bucket left it: the last op that it looked at, and
+-- the number of ops then.
+CREATE TABLE millrace.compaction_mark (
+  bucket bigint PRIMARY KEY,
+  until  bigint NOT NULL,
+  count  bigint NOT NULL
+);
+
+-- Compactions that other processes ask the one that writes for: the buckets, each as
+-- definition and parameters, none for all; and what became of it.
+CREATE TABLE millrace.compaction_request (
+  id          text PRIMARY KEY,
+  at          timestamptz NOT NULL,
+  buckets     bytea NOT NULL,
+  incremental boolean NOT NULL,
+  done        boolean NOT NULL,
+  answer      bytea,
+  failure     text
 );
 
 CREATE TABLE millrace.lookup (
