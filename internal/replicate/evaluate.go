@@ -106,6 +106,11 @@ type Row struct {
 	Kept    []storage.Kept
 	// Errors holds what did not evaluate, by the definition concerned.
 	Errors []RowError
+
+	// prior is what the store held of the row, nil if nothing, after so many commits of
+	// the Applier; see prefetch.
+	prior *storage.RowRecord
+	asOf  uint64
 }
 
 // Put is one bucket entry of a Row.

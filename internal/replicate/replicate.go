@@ -89,6 +89,8 @@ type Applier struct {
 	batch   storage.Batch
 	bytes   int
 	pending map[storage.RowRef]int32 // places in batch.Rows of the rows that may be asked for again
+	commits uint64                   // so far, and one
+	looked  []*Row                   // scratch of prefetch
 	records slab[storage.RowRecord]  // of batch
 	members slab[storage.Membership] // of records
 	// ahead is a position up to which some row was read again: until the stream is
@@ -107,6 +109,7 @@ func NewApplier(rows Rows, refetch Refetch, eval *Evaluator, next bucket.OpID, l
 		rows: rows, refetch: refetch, limits: limits, eval: eval, next: next,
 		tables:   map[source.TableID]version{},
 		pending:  map[storage.RowRef]int32{},
+		commits:  1,
 		backfill: newBackfill(),
 	}
 }
@@ -175,6 +178,11 @@ func (a *Applier) Apply(tx *source.Txn, commit CommitFunc) error {
 // ApplyPrepared is Apply for a transaction that a Preparer has been at. What it was
 // prepared for may have changed since: it is then evaluated again.
 func (a *Applier) ApplyPrepared(tx *Prepared, commit CommitFunc) error {
+	if tx.eval == a.eval {
+		if err := a.prefetch(tx); err != nil {
+			return err
+		}
+	}
 	for i := range tx.Changes {
 		ch := &tx.Changes[i]
 		t := a.Bind(ch.Table)
@@ -206,6 +214,7 @@ func (a *Applier) Flush(lsn source.LSN, commit CommitFunc) error {
 
 func (a *Applier) commit(commit CommitFunc) error {
 	err := commit(&a.batch)
+	a.commits++
 	if len(a.pending) > batchKept {
 		a.pending = map[storage.RowRef]int32{}
 	}
@@ -297,6 +306,14 @@ func (a *Applier) find(ref storage.RowRef) (found, error) {
 		return found{at: -1, isNew: true}, err
 	}
 	return found{rec: rec, at: -1}, nil
+}
+
+// findPrior is find for a row that may have been looked up ahead.
+func (a *Applier) findPrior(ref storage.RowRef, r *Row) (found, error) {
+	if _, pending := a.pending[ref]; pending || r.asOf != a.commits {
+		return a.find(ref)
+	}
+	return found{rec: r.prior, at: -1, isNew: r.prior == nil}, nil
 }
 
 // set replaces the record of a row that had was found of; nil deletes it.
@@ -414,7 +431,7 @@ func (a *Applier) put(t *Table, row []source.Datum, r *Row) error {
 
 func (a *Applier) putEvaluated(t *Table, r *Row) error {
 	ref := storage.RowRef{Table: t.ID, Key: r.Key}
-	had, err := a.find(ref)
+	had, err := a.findPrior(ref, r)
 	if err != nil {
 		return err
 	}

@@ -344,7 +344,7 @@ func (s *service) apply(e event) error {
 			return err
 		}
 	}
-	if err := s.applier.Apply(&tx, s.commit); err != nil {
+	if err := s.applier.ApplyPrepared(replicate.NewPreparer(s.eval).Prepare(&tx), s.commit); err != nil {
 		return err
 	}
 	s.at++

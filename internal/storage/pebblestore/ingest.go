@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +16,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/storage"
 	"github.com/millrace-sync/millrace/internal/storage/record"
 )
@@ -168,14 +170,7 @@ func (s *Store) writeRows(list []entry, rows []storage.RowWrite) error {
 	if len(list)+len(rows) == 0 {
 		return nil
 	}
-	order := make([]int32, len(rows))
-	for i := range order {
-		order[i] = int32(i)
-	}
-	compare := func(i, j int32) int { return compareRows(&rows[i].Ref, &rows[j].Ref) }
-	if !slices.IsSortedFunc(order, compare) {
-		slices.SortStableFunc(order, compare)
-	}
+	order := sortedRows(rows)
 	return s.writeTable(rowTable, func(t *sstable.Writer) error {
 		var key, value []byte
 		for at, i := range order {
@@ -206,9 +201,49 @@ func (s *Store) writeRows(list []entry, rows []storage.RowWrite) error {
 	})
 }
 
+// sortedRows returns the places of rows in the order of their records' keys, writes of
+// the same row as they were.
+func sortedRows(rows []storage.RowWrite) []int32 {
+	// Most comparisons are decided by a table and the first bytes of a key, which stand
+	// side by side here.
+	type place struct {
+		table source.TableID
+		first uint64
+		at    int32
+	}
+	places := make([]place, len(rows))
+	sorted := true
+	for i := range rows {
+		ref := &rows[i].Ref
+		var first [8]byte
+		copy(first[:], ref.Key)
+		places[i] = place{ref.Table, binary.BigEndian.Uint64(first[:]), int32(i)}
+		sorted = sorted && (i == 0 || compareRows(&rows[i-1].Ref, ref) <= 0)
+	}
+	if !sorted {
+		slices.SortFunc(places, func(a, b place) int {
+			switch {
+			case a.table != b.table:
+				return cmp.Compare(a.table, b.table)
+			case a.first != b.first:
+				return cmp.Compare(a.first, b.first)
+			}
+			return cmp.Or(compareRows(&rows[a.at].Ref, &rows[b.at].Ref), cmp.Compare(a.at, b.at))
+		})
+	}
+	order := make([]int32, len(rows))
+	for i, p := range places {
+		order[i] = p.at
+	}
+	return order
+}
+
 // compareRows orders rows as the keys of their records.
 func compareRows(a, b *storage.RowRef) int {
-	return cmp.Or(cmp.Compare(a.Table, b.Table), strings.Compare(string(a.Key), string(b.Key)))
+	if a.Table != b.Table {
+		return cmp.Compare(a.Table, b.Table)
+	}
+	return strings.Compare(string(a.Key), string(b.Key))
 }
 
 // writeTable makes a table of what fill adds in order, and syncs it.

@@ -266,22 +266,39 @@ func (s *Store) Records(table source.TableID, keys []source.RowKey, found func(i
 	return nil
 }
 
+// sparseAfter is the number of seeks of one pass after which it is told whether the
+// keys are few among many records.
+const sparseAfter = 16
+
 func (s *Store) records(table source.TableID, keys []source.RowKey, found func(int, *storage.RowRecord)) (err error) {
 	_, end := defRange(spaceRow, uint32(table))
-	it, err := s.db.NewIter(&pebble.IterOptions{UpperBound: end})
+	it, err := s.db.NewIter(&pebble.IterOptions{UpperBound: end, UseL6Filters: true})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
 	var key []byte
-	behind, over := true, false // the iterator is before the key; it is past the last
+	sought := false
+	seeks, missed := 0, 0 // those that found neither their key nor that the next is absent
 	for i := range keys {
 		key = appendRowKey(key[:0], storage.RowRef{Table: table, Key: keys[i]})
-		if !over && (behind || bytes.Compare(it.Key(), key) < 0) {
-			behind, over = false, !it.SeekGE(key)
-		}
-		if over {
-			return it.Error()
+		if seeks >= sparseAfter && missed > seeks/2 {
+			// Between two keys there mostly is a record, of no use. A filter tells that a key
+			// is absent without reading what is near it.
+			if !it.SeekPrefixGE(key) {
+				if err := it.Error(); err != nil {
+					return err
+				}
+				continue
+			}
+		} else if !sought || bytes.Compare(it.Key(), key) < 0 {
+			if seeks++; !it.SeekGE(key) {
+				return it.Error()
+			}
+			sought = true
+			if !bytes.Equal(it.Key(), key) && i+1 < len(keys) && bytes.Compare(it.Key()[defLen:], []byte(keys[i+1])) < 0 {
+				missed++
+			}
 		}
 		if !bytes.Equal(it.Key(), key) {
 			continue
