@@ -4,11 +4,12 @@
 RACE = ./client/... ./internal/auth/... ./internal/checkpoint/... ./internal/demo/... ./internal/httpapi/... ./internal/rsocket/... ./internal/session/...
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test chaos chaos-client build bench lint fmt clean
+.PHONY: help demo test sim chaos chaos-client build bench lint fmt clean
 
 help:
 	@echo 'make demo    run the notes app, prove the three checks, keep it running'
 	@echo 'make test    run every test, installing what it needs'
+	@echo 'make sim [SEEDS=2000] [FIRST=0]  simulate crashes, lost slots, alterations and deploys under many seeds'
 	@echo 'make chaos [ROUNDS=200] [SEED=n] [STORAGE=pebble]  break the service under load; see docs/testing.md'
 	@echo 'make chaos-client [ROUNDS=50] [SEED=n]             break clients of both SDKs while they write'
 	@echo 'make build   build the binaries into bin/'
@@ -25,6 +26,12 @@ test:
 	@scripts/deps postgres node sdks chromium race
 	go test ./...
 	go test -race $(RACE)
+
+SEEDS = 2000
+FIRST = 0
+
+sim:
+	go test ./internal/sim -v -timeout 0 -sim.seeds $(SEEDS) -sim.first $(FIRST)
 
 # Rounds of faults, each of which follows from its seed; SEED=0 takes one from the clock.
 ROUNDS = 200

@@ -66,7 +66,10 @@ const missedOps = 10 + 10 + 10 + 2 + 1 + 1 + 1 + 2
 
 func newOutage(t *testing.T, c *pgtest.Cluster) *outage {
 	dsn, conn := database(t, c, fill...)
-	o := &outage{instance: newInstance(t, dsn), cluster: c, conn: conn}
+	return beginOutage(&outage{instance: newInstance(t, dsn), cluster: c, conn: conn})
+}
+
+func beginOutage(o *outage) *outage {
 	o.start(notesAndTags)
 	o.client = o.connect("u")
 	o.equal("first sync")
@@ -110,12 +113,23 @@ func (in *instance) ready() {
 }
 
 func TestSlotDroppedWhileAway(t *testing.T) {
-	o := newOutage(t, shared.Cluster(t))
-	before := o.client.received()
-	o.stop()
-	exec(t, o.conn, dropSlots)
-	exec(t, o.conn, missed...)
-	o.reconcile(before, missedOps)
+	for _, storage := range []string{"pebble", "postgresql"} {
+		t.Run(storage, func(t *testing.T) {
+			c := shared.Cluster(t)
+			dsn, conn := database(t, c, fill...)
+			o := &outage{instance: newInstance(t, dsn), cluster: c, conn: conn}
+			if storage == "postgresql" {
+				kept, _ := database(t, c)
+				o.inPostgres(kept)
+			}
+			beginOutage(o)
+			before := o.client.received()
+			o.stop()
+			exec(t, o.conn, dropSlots)
+			exec(t, o.conn, missed...)
+			o.reconcile(before, missedOps)
+		})
+	}
 }
 
 func TestSlotDroppedWhileConnected(t *testing.T) {

@@ -121,3 +121,29 @@ ALTER TABLE notes DROP CONSTRAINT notes_pkey;
 ALTER TABLE notes ALTER COLUMN z SET NOT NULL;
 ALTER TABLE notes ADD PRIMARY KEY (z);
 UPDATE notes SET body = 'after' WHERE z = 6;
+
+-- a large value, which later updates leave out
+ALTER TABLE notes ADD COLUMN big text;
+UPDATE notes SET big = (SELECT string_agg(md5(i::text), '') FROM generate_series(1, 400) i);
+UPDATE notes SET body = 'beside a large value';
+
+-- that value rewritten by an alteration, and left out of the next update at once
+ALTER TABLE notes ALTER COLUMN big TYPE text USING 'rewritten ' || big;
+UPDATE notes SET body = 'after it was rewritten';
+
+-- the replica identity an index of other columns
+ALTER TABLE notes ALTER COLUMN body SET NOT NULL;
+UPDATE notes SET body = body || z;
+CREATE UNIQUE INDEX notes_by_body ON notes (body);
+ALTER TABLE notes REPLICA IDENTITY USING INDEX notes_by_body;
+UPDATE notes SET body = body || '!' WHERE z = 6;
+DELETE FROM notes WHERE z <> 6;
+
+-- the replica identity nothing, and inserts, which alone are then allowed
+ALTER TABLE notes REPLICA IDENTITY NOTHING;
+INSERT INTO notes (id, body, z) VALUES ('i', 'inserted', 77);
+
+-- the default identity again
+ALTER TABLE notes REPLICA IDENTITY DEFAULT;
+UPDATE notes SET body = 'changed' WHERE z = 77;
+DELETE FROM notes WHERE z = 6;
