@@ -222,36 +222,21 @@ func (r *reader) telemetry(n node) Telemetry {
 	m := r.mapping(n, "prometheus_port", "disable_telemetry_sharing", "internal_service_endpoint")
 	r.truth(m.at["disable_telemetry_sharing"], false)
 	r.text(m.at["internal_service_endpoint"])
-	port := m.at["prometheus_port"]
-	if port.present() {
-		r.warnf(port, "metrics arrive in a later release: nothing listens on this port yet")
-	}
-	return Telemetry{PrometheusPort: r.port(port, 0, 1)}
+	return Telemetry{PrometheusPort: r.port(m.at["prometheus_port"], 0, 1)}
 }
 
-// probes reads healthcheck.probes. Probes are served over HTTP unless the section
-// says which are wanted.
+// probes reads healthcheck.probes. Probes are shown over HTTP and as files unless the
+// section says which are wanted.
 func (r *reader) probes(n node) Probes {
 	m := r.mapping(r.mapping(n, "probes").at["probes"], "use_filesystem", "use_http", "use_legacy")
 	if !m.ok {
-		return Probes{HTTP: true}
+		return Probes{HTTP: true, Filesystem: true}
 	}
 	legacy := r.truth(m.at["use_legacy"], false)
-	files := m.at["use_filesystem"]
-	p := Probes{
+	return Probes{
 		HTTP:       r.truth(m.at["use_http"], false) || legacy,
-		Filesystem: r.truth(files, false) || legacy,
+		Filesystem: r.truth(m.at["use_filesystem"], false) || legacy,
 	}
-	if !p.HTTP {
-		r.warnf(m.node, "turns the probes over HTTP off, which has no function in this release: they are served")
-	}
-	if p.Filesystem {
-		if !files.present() {
-			files = m.at["use_legacy"]
-		}
-		r.warnf(files, "probe files arrive in a later release: none are written yet").hint("use the probes over HTTP")
-	}
-	return p
 }
 
 // logLevels maps the levels of the PowerSync Service to those of slog.

@@ -38,6 +38,8 @@ type Admin interface {
 	DryRun(ctx context.Context, content *string) (*admin.DryRun, error)
 	// Status says how a deploy is getting on.
 	Status(context.Context) (*admin.Status, error)
+	// Backup copies the storage as it is.
+	Backup(context.Context) (Backup, error)
 }
 
 // adminRoute returns the handler of a route of the admin API; nil if it is none.
@@ -75,6 +77,8 @@ func (h *Handler) adminRoute(route string) http.HandlerFunc {
 		return adminCall(h, wrapped, func(ctx context.Context, _ *noRequest) (any, error) { return a.Reload(ctx) })
 	case "POST /api/millrace/v1/dry-run":
 		return adminCall(h, wrapped, func(ctx context.Context, r *dryRunRequest) (any, error) { return a.DryRun(ctx, r.Content) })
+	case "GET /api/millrace/v1/backup":
+		return h.backup
 	case "GET /api/millrace/v1/status":
 		return adminCall(h, wrapped, func(ctx context.Context, _ *noRequest) (any, error) { return a.Status(ctx) })
 	}

@@ -3,6 +3,8 @@ package httpapi_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -14,7 +16,10 @@ import (
 )
 
 // operator notes what was asked of it.
-type operator struct{ asked []string }
+type operator struct {
+	asked  []string
+	backup *archive
+}
 
 func (o *operator) note(what string) { o.asked = append(o.asked, what) }
 
@@ -82,6 +87,60 @@ func (o *operator) DryRun(_ context.Context, content *string) (*admin.DryRun, er
 func (o *operator) Status(context.Context) (*admin.Status, error) {
 	o.note("status")
 	return &admin.Status{Checkpoint: "1@0/1"}, nil
+}
+
+// archive is a backup.
+type archive struct {
+	text   string
+	fail   error
+	closed int
+}
+
+func (a *archive) WriteTo(w io.Writer) (int64, error) {
+	n, err := io.WriteString(w, a.text)
+	return int64(n), errors.Join(err, a.fail)
+}
+
+func (a *archive) Close() error {
+	a.closed++
+	return nil
+}
+
+func (o *operator) Backup(context.Context) (httpapi.Backup, error) {
+	o.note("backup")
+	return o.backup, nil
+}
+
+// A backup that is not whole does not look whole, and is closed all the same.
+func TestAdminBackup(t *testing.T) {
+	for _, fail := range []error{nil, io.ErrNoProgress} {
+		inBubble(t, func(t *testing.T, s *service, client *http.Client) {
+			a := &archive{text: strings.Repeat("x", 100_000), fail: fail}
+			s.handler.Admin, s.handler.AdminTokens = &operator{backup: a}, []string{"t"}
+			req, err := http.NewRequest("GET", "http://test/api/millrace/v1/backup", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range []struct {
+				token  string
+				status int
+			}{{"Bearer wrong", 401}, {"Bearer t", 200}} {
+				req.Header.Set("Authorization", c.token)
+				resp, err := client.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := io.ReadAll(resp.Body)
+				_ = resp.Body.Close()
+				if resp.StatusCode != c.status || c.status == 200 && (err != nil) != (fail != nil) {
+					t.Errorf("%s: status %d, %d bytes, %v", c.token, resp.StatusCode, len(b), err)
+				}
+			}
+			if a.closed != 1 {
+				t.Errorf("closed %d times", a.closed)
+			}
+		})
+	}
 }
 
 func TestAdmin(t *testing.T) {

@@ -403,6 +403,7 @@ func (d *driver) chunk(ctx context.Context, v session.View, wait bool) (p sessio
 	buf := d.buffer()
 	*buf, p, err = d.session.Chunk(*buf, v)
 	d.ops += p.Ops
+	d.handler.counters.Operations.Add(int64(p.Ops))
 	return p, err
 }
 

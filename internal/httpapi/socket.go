@@ -371,6 +371,8 @@ func (p *payloadSink) take() bool {
 
 func (p *payloadSink) send(lines []byte) error {
 	p.bytes += int64(len(lines))
+	p.socket.handler.counters.Bytes.Add(int64(len(lines)))
+	p.socket.handler.counters.Packed.Add(int64(len(lines)))
 	if len(p.pending) > 0 {
 		p.pending = append(p.pending, lines...)
 		return nil

@@ -145,6 +145,7 @@ func (s *responseSink) describe(header http.Header) {
 
 func (s *responseSink) send(lines []byte) error {
 	s.bytes += int64(len(lines))
+	s.handler.counters.Bytes.Add(int64(len(lines)))
 	return s.write(lines, false)
 }
 
@@ -154,6 +155,7 @@ func (s *responseSink) write(lines []byte, last bool) error {
 	first := !s.begun
 	s.begun = true
 	if s.encoding == protocol.Identity {
+		h.counters.Packed.Add(int64(len(lines)))
 		return closed(s.body.write(lines))
 	}
 	buf := h.buffers.Get().(*[]byte)
@@ -183,6 +185,7 @@ func (s *responseSink) write(lines []byte, last bool) error {
 		}
 	}
 	if err == nil {
+		h.counters.Packed.Add(int64(len(*buf)))
 		err = s.body.write(*buf)
 	}
 	return closed(err)

@@ -127,21 +127,3 @@ func Execute(ctx context.Context, conn *pgconn.PgConn, sql string, args []*strin
 	}
 	return out, nil
 }
-
-// MaxSlotWAL returns how many bytes of log the server keeps for a slot at most
-// (max_slot_wal_keep_size), or -1 if there is no limit.
-func MaxSlotWAL(ctx context.Context, conn *pgconn.PgConn) (int64, error) {
-	const doing = "read max_slot_wal_keep_size"
-	row, err := queryRow(ctx, conn, doing, "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'")
-	if err != nil {
-		return 0, err
-	}
-	mb, err := strconv.ParseInt(row[0], 10, 64)
-	if err != nil {
-		return 0, failed(doing, err)
-	}
-	if mb < 0 {
-		return -1, nil
-	}
-	return mb << 20, nil
-}

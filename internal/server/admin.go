@@ -43,6 +43,8 @@ type operator struct {
 	deploys    *deploys
 	health     vitals
 	activity   *activity
+	store      any    // which may be able to copy itself
+	storage    string // the folder of a store that is
 	log        *slog.Logger
 	// elsewhere says where to go with what this process cannot do, if it does not
 	// replicate; nil if it always does.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -42,6 +44,7 @@ type instance struct {
 	stop    func()
 
 	debugAPI bool
+	metrics  int // the port; 0 for none
 
 	mu      sync.Mutex
 	config  *config.Config // as the file has it now
@@ -112,7 +115,11 @@ func (in *instance) write(syncConfig string) {
 				"kty": "oct", "alg": "HS256", "kid": in.key.Private.KeyID, "k": base64.RawURLEncoding.EncodeToString(secret),
 			}}},
 		},
-		"api": map[string]any{"tokens": []string{adminToken}},
+		"api":         map[string]any{"tokens": []string{adminToken}},
+		"healthcheck": map[string]any{"probes": map[string]any{"use_http": true}},
+	}
+	if in.metrics != 0 {
+		doc["telemetry"] = map[string]any{"prometheus_port": in.metrics}
 	}
 	if syncConfig != "" {
 		doc["sync_config"] = map[string]any{"content": syncConfig}
@@ -185,6 +192,8 @@ type client struct {
 	in      *instance
 	user    string
 	buckets map[string]*held
+	// ahead says that the client may hold what the service no longer does.
+	ahead atomic.Bool
 
 	mu      sync.Mutex
 	visible rows
@@ -307,7 +316,9 @@ func (c *client) stream(ctx context.Context) error {
 		case *protocol.DataChunk:
 			c.store(l)
 		case *protocol.CheckpointComplete:
-			c.complete(target, l.LastOpID, write)
+			if !c.complete(target, l.LastOpID, write) {
+				return errors.New("a bucket's sum differs: it is downloaded again")
+			}
 		}
 	}
 }
@@ -340,7 +351,9 @@ func (c *client) store(l *protocol.DataChunk) {
 	}
 }
 
-func (c *client) complete(target map[string]protocol.Bucket, at, write uint64) {
+// complete reports false if a bucket is not what was announced; it is then forgotten.
+func (c *client) complete(target map[string]protocol.Bucket, at, write uint64) bool {
+	whole := true
 	names := map[string]struct{}{}
 	for name, t := range target {
 		names[name] = struct{}{}
@@ -349,10 +362,18 @@ func (c *client) complete(target map[string]protocol.Bucket, at, write uint64) {
 			b = &held{rows: map[string]heldRow{}}
 			c.buckets[name] = b
 		}
+		if b.sum != t.Checksum && c.ahead.Load() {
+			delete(c.buckets, name)
+			whole = false
+			continue
+		}
 		if b.sum != t.Checksum {
 			c.t.Errorf("client %s: bucket %s sums to %d, announced %d", c.user, name, b.sum, t.Checksum)
 		}
 		b.last = max(b.last, at)
+	}
+	if !whole {
+		return false
 	}
 	newest := map[string]heldRow{}
 	for _, b := range c.buckets {
@@ -373,6 +394,7 @@ func (c *client) complete(target map[string]protocol.Bucket, at, write uint64) {
 	c.write = max(c.write, write)
 	close(c.changed)
 	c.changed = make(chan struct{})
+	return true
 }
 
 // streams returns how many streams were opened.

@@ -24,8 +24,9 @@ type compacter interface {
 
 // compactor keeps the store small, beside everything else that goes on.
 type compactor struct {
-	store compacter
-	log   *slog.Logger
+	store    compacter
+	activity *activity
+	log      *slog.Logger
 }
 
 // Run compacts the buckets that have grown, again and again, until ctx ends. It
@@ -43,6 +44,8 @@ func (c *compactor) Run(ctx context.Context) error {
 		start := time.Now()
 		did, err := c.store.Compact(ctx, storage.CompactOptions{Incremental: true, Share: compactShare})
 		if did != (storage.CompactStats{}) {
+			c.activity.compactions.Add(1)
+			c.activity.compacted.Add(did.Cleared + did.Moved)
 			c.log.Info("compacted", "buckets", did.Buckets, "ops_cleared", did.Cleared, "ops_moved", did.Moved, "rows_shifted", did.Shifted,
 				"data_bytes", did.Bytes, "row_records", did.Rows, "seconds", time.Since(start).Seconds())
 		}

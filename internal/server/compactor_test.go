@@ -49,7 +49,7 @@ func TestCompactor(t *testing.T) {
 				return storage.CompactStats{}, ctx.Err()
 			},
 		}}
-		c := &compactor{store: store, log: slog.New(slog.NewTextHandler(&out, nil))}
+		c := &compactor{store: store, activity: newActivity(storage.Checkpoint{}), log: slog.New(slog.NewTextHandler(&out, nil))}
 		if err := c.Run(ctx); err != nil {
 			t.Fatal(err)
 		}
@@ -75,7 +75,7 @@ func TestCompactorEndsWithTheStore(t *testing.T) {
 				return storage.CompactStats{}, storage.ErrFailed
 			},
 		}}
-		c := &compactor{store: store, log: slog.New(slog.DiscardHandler)}
+		c := &compactor{store: store, activity: newActivity(storage.Checkpoint{}), log: slog.New(slog.DiscardHandler)}
 		if err := c.Run(t.Context()); !errors.Is(err, storage.ErrFailed) {
 			t.Fatalf("got %v, want ErrFailed", err)
 		}

@@ -182,15 +182,13 @@ func (o *operator) replication(ctx context.Context, c *conns, s *admin.SyncConfi
 	if slot.SafeWAL < 0 {
 		return nil
 	}
-	budget, err := postgres.MaxSlotWAL(ctx, c.catalog)
-	if err != nil {
-		return err
-	}
-	state.SafeWAL, state.MaxWAL = &slot.SafeWAL, &budget
-	if budget > 0 && slot.SafeWAL <= budget/2 {
-		s.Errors = append(s.Errors, admin.Problem{Level: admin.Warning, Message: fmt.Sprintf(
-			"the source will remove log that replication slot %s needs once it has written another %d MiB (max_slot_wal_keep_size is %d MiB)",
-			o.source.Slot, slot.SafeWAL>>20, budget>>20)})
+	state.SafeWAL, state.MaxWAL = &slot.SafeWAL, &slot.Budget
+	if text, grave := slotTrouble(slot, o.source.Slot); text != "" {
+		level := admin.Warning
+		if grave {
+			level = admin.Fatal
+		}
+		s.Errors = append(s.Errors, admin.Problem{Level: level, Message: text})
 	}
 	return nil
 }

@@ -459,6 +459,7 @@ func (f *follower) transaction(tx *replicate.Prepared, commit replicate.CommitFu
 	if err := f.applier.ApplyPrepared(tx, commit); err != nil {
 		return err
 	}
+	f.activity.applied(tx.Txn)
 	f.inTxn = tx.More
 	if tx.More {
 		return nil
@@ -513,6 +514,9 @@ func (f *follower) merge(id uint64, commit replicate.CommitFunc) error {
 	err := f.applier.Merge(id, chunk.Chunk, f.lsn, commit)
 	if err != nil && !errors.Is(err, replicate.ErrWindow) {
 		return err
+	}
+	if err == nil {
+		f.activity.merged(len(chunk.Rows))
 	}
 	reading, _, more := f.applier.Reading(chunk.Table.ID)
 	chunk.merged <- merged{err: err, reading: reading, more: more}
@@ -586,9 +590,11 @@ func (f *follower) commit(ctx context.Context, b *storage.Batch) error {
 	if !b.Publish || !f.applier.Publishable(b.LSN) {
 		b.Publish, b.NoSync = false, true // it becomes durable with what is published in the end
 	}
+	began := time.Now()
 	if err := f.store.Commit(ctx, b); err != nil {
 		return err
 	}
+	f.activity.committed(b, began)
 	if f.parts = !b.Publish; f.parts {
 		return nil
 	}

@@ -152,12 +152,19 @@ func (s *service) onStore(ctx context.Context, store store) error {
 		}
 	}
 	activity := newActivity(recovered.Checkpoint)
-	a := s.api(apiParts{store: store, uploads: store, hub: hub, deploys: current, health: health, admin: s.operator(deployer, current, health, activity)})
+	operator := s.operator(deployer, current, health, activity)
+	operator.store, operator.storage = store, s.cfg.Storage.Path
+	a := s.api(apiParts{store: store, uploads: store, hub: hub, deploys: current, health: health, admin: operator})
 	defer a.close()
 	s.log.Info("serving", "address", s.listener.Addr().String(), "storage", s.cfg.Storage.String(), "checkpoint", recovered.Checkpoint,
 		"max_connections", a.most)
-	return s.host(ctx, a.handler, a.draining, store, s.replicator(store, hub, deployer, current, health, activity).Run,
-		s.reloader(deployer).Run, a.checkpoints.Run, (&compactor{store: store, log: s.log}).Run, (&roomWatch{store: store, health: health, every: roomEvery}).Run)
+	watched, err := s.watched(measured{api: a.handler, activity: activity, health: health, deployer: deployer, store: store})
+	if err != nil {
+		return err
+	}
+	watched = append(watched, s.replicator(store, hub, deployer, current, health, activity).Run,
+		s.reloader(deployer).Run, a.checkpoints.Run, (&compactor{store: store, activity: activity, log: s.log}).Run, (&roomWatch{store: store, health: health, every: roomEvery}).Run)
+	return s.host(ctx, a.handler, a.draining, store, watched...)
 }
 
 // replicator makes a replicator of what a deployer wants.
@@ -166,6 +173,24 @@ func (s *service) replicator(store replicaStore, hub *checkpoint.Hub, d *deploye
 		config: sourceConfig(&s.cfg.Connection), deployer: d, store: store, hub: hub,
 		deploys: current, health: health, activity: activity, backfills: health.backfills, log: s.log, heartbeat: s.cfg.Connection.Heartbeat, lookEvery: s.lookEvery,
 	}
+}
+
+// watched returns the work for those who watch the process: metrics and probe files, if
+// they are wanted.
+func (s *service) watched(m measured) ([]work, error) {
+	var list []work
+	if port := s.cfg.Telemetry.PrometheusPort; port != 0 {
+		m.storage, m.source, m.log = string(s.cfg.Storage.Type), sourceConfig(&s.cfg.Connection), s.log
+		metrics, err := newMetrics(port, m)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, metrics.Run)
+	}
+	if s.cfg.Probes.Filesystem {
+		list = append(list, (&probeFiles{dir: probeDir, status: m.health.Status, log: s.log}).Run)
+	}
+	return list, nil
 }
 
 func (s *service) reloader(d *deployer) *reloader {
@@ -210,7 +235,7 @@ func (s *service) api(p apiParts) *api {
 	a.handler = httpapi.New(httpapi.Config{
 		Verifier: s.verifier, Store: p.store, Hub: p.hub, Deploys: p.deploys, WriteCheckpoints: a.checkpoints, Health: p.health,
 		Limits: limits(s.cfg), Connections: most, Sockets: sockets, Fetches: s.cfg.API.Limits.DataFetches, Draining: a.draining, Log: s.log,
-		Admin: p.admin, AdminTokens: adminTokens(s.cfg),
+		Admin: p.admin, AdminTokens: adminTokens(s.cfg), NoProbes: !s.cfg.Probes.HTTP,
 	})
 	return a
 }

@@ -30,6 +30,11 @@ func (s *service) shared(ctx context.Context) error {
 		list = append(list, lead.Run)
 	}
 	if !s.role.serves() {
+		watched, err := s.watched(measured{activity: activity, health: lead, deployer: deployer})
+		if err != nil {
+			return err
+		}
+		list = append(list, watched...)
 		s.log.Info("replicating only: clients are served by other processes", "probes", s.listener.Addr().String(), "storage", s.cfg.Storage.String())
 		return s.host(ctx, httpapi.Probes{Health: lead}, make(chan struct{}), unfailing{}, list...)
 	}
@@ -53,7 +58,14 @@ func (s *service) shared(ctx context.Context) error {
 	defer a.close()
 	s.log.Info("serving", "address", s.listener.Addr().String(), "storage", s.cfg.Storage.String(), "checkpoint", store.Recovered().Checkpoint,
 		"max_connections", a.most)
-	err = s.host(ctx, a.handler, a.draining, unfailing{}, append(list, a.checkpoints.Run, f.Run)...)
+	if lead == nil {
+		activity = f.activity
+	}
+	watched, err := s.watched(measured{api: a.handler, activity: activity, health: health, deployer: deployer})
+	if err == nil {
+		list = append(append(list, watched...), a.checkpoints.Run, f.Run)
+		err = s.host(ctx, a.handler, a.draining, unfailing{}, list...)
+	}
 	if cerr := store.Close(); cerr != nil && err == nil {
 		err = fmt.Errorf("close storage: %w", cerr)
 	}

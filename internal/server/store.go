@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 
 	"github.com/millrace-sync/millrace/internal/config"
@@ -33,6 +34,9 @@ func openStore(ctx context.Context, cfg *config.Config, r resources, log *slog.L
 	s, err := pebblestore.Open(ctx, pebblestore.Options{Dir: cfg.Storage.Path, OpenFiles: r.storageFiles(), Logger: log})
 	if err != nil {
 		return nil, err
+	}
+	if err := removeBackups(cfg.Storage.Path); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	return pebble{s}, nil
 }
