@@ -350,29 +350,18 @@ func (a *Applier) update(t *Table, ch *source.Change, r *Row) error {
 	if old != nil {
 		prior = *old
 	}
-	// A value that was kept may have been changed while nobody listened.
-	if slices.ContainsFunc(row, unchanged) && !a.unswept(t.ID) {
-		had, err := a.find(prior)
+	if slices.ContainsFunc(row, unchanged) {
+		full, gone, err := a.fill(t, row, prior)
 		if err != nil {
 			return err
 		}
-		row = fillFromKept(t, row, had.rec)
-	}
-	if slices.ContainsFunc(row, unchanged) {
-		fresh, err := a.refetch(t.Table, row)
-		if err != nil {
-			return fmt.Errorf("read again a row with large values that the source left out: %w", err)
-		}
-		if fresh.Altered {
-			if prior != ref {
+		if full == nil {
+			if gone || prior != ref {
 				return a.remove(t, prior)
 			}
-			return nil
+			return nil // until its table is read
 		}
-		a.ahead = max(a.ahead, fresh.At)
-		if row = fresh.Row; row == nil {
-			return a.remove(t, prior) // the stream will say so
-		}
+		row = full
 	}
 	if prior != ref {
 		if err := a.remove(t, prior); err != nil {
@@ -380,6 +369,35 @@ func (a *Applier) update(t *Table, ch *source.Change, r *Row) error {
 		}
 	}
 	return a.put(t, row, r)
+}
+
+// fill finds the values that the source left out of a new version of the row that is
+// stored as prior. No row means that they are not to be had, as it is gone, which the
+// stream will say, or else because its table is altered and going to be read whole.
+func (a *Applier) fill(t *Table, row []source.Datum, prior storage.RowRef) (full []source.Datum, gone bool, err error) {
+	had, err := a.find(prior)
+	if err != nil {
+		return nil, false, err
+	}
+	kept := fillFromKept(t, row, had.rec)
+	known := !slices.ContainsFunc(kept, unchanged)
+	// A value that was kept may have been changed while nobody listened.
+	if known && !a.unswept(t.ID) {
+		return kept, false, nil
+	}
+	fresh, err := a.refetch(t.Table, row)
+	switch {
+	case err != nil:
+		return nil, false, fmt.Errorf("read again a row with large values that the source left out: %w", err)
+	case fresh.Altered && known:
+		// The other values belong to the transaction, of which clients must not get a part.
+		// What is kept is as they have it, and the table is going to be read.
+		return kept, false, nil
+	case fresh.Altered:
+		return nil, false, nil
+	}
+	a.ahead = max(a.ahead, fresh.At)
+	return fresh.Row, fresh.Row == nil, nil
 }
 
 func unchanged(d source.Datum) bool { return d.Encoding == source.Unchanged }

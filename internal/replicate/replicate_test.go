@@ -58,6 +58,7 @@ type bench struct {
 	rows    map[storage.RowRef]*storage.RowRecord
 	table   *source.Table
 	fresh   []source.Datum // what Refetch finds
+	altered bool           // Refetch cannot read the table as it was
 	out     []string       // what was committed since the last look
 	defs    []storage.Definition
 	eval    *Evaluator
@@ -120,7 +121,7 @@ func (b *bench) RowsOf(table source.TableID, yield func(source.RowKey, *storage.
 }
 
 func (b *bench) refetch(*source.Table, []source.Datum) (Refetched, error) {
-	return Refetched{Row: b.fresh}, nil
+	return Refetched{Row: b.fresh, Altered: b.altered}, nil
 }
 
 func (b *bench) commit(batch *storage.Batch) error {
@@ -228,6 +229,32 @@ func TestValuesLeftOut(t *testing.T) {
 		`REMOVE ["ann"] c`, `PUT ["cem"] c {"id":"c","body":"short"}`, "lookup", "withdraw lookup")
 	b.fresh = nil
 	b.want("row gone meanwhile", b.apply(5, update("c", "dia", "~")), `REMOVE ["c"] c`, `REMOVE ["cem"] c`, "withdraw lookup")
+}
+
+// Where a table was altered, and once more since, a row can neither be trusted nor read
+// again. What its transaction changed is not left out all the same.
+func TestValuesLeftOutOfAnAlteredTable(t *testing.T) {
+	b := newBench(t, notes(source.IdentityDefault))
+	reads := func(storage.DefinitionID, *source.Table) bool { return true }
+	b.Backfill(b.defs, []*source.Table{b.table}, reads)
+	long := strings.Repeat("long ", 1000)
+	b.apply(1, insert("a", "ann", long), insert("b", "ann", "short"))
+	altered := *b.table
+	altered.Columns = append(slices.Clone(b.table.Columns), source.Column{Name: "extra", Type: text{}})
+	b.table = &altered
+	if !b.Reread(b.table, reads) {
+		t.Fatal("the altered table is not read")
+	}
+	b.fresh = row("a", "bob", "new", "-")
+	b.want("altered", b.apply(2, update("a", "bob", "~", "-")),
+		`REMOVE ["ann"] a`, `PUT ["bob"] a {"id":"a","body":"new"}`, "lookup", "withdraw lookup")
+	b.apply(3, update("a", "bob", long, "-"))
+	b.fresh, b.altered = nil, true
+	b.want("and again", b.apply(4, update("a", "cem", "~", "-")),
+		`REMOVE ["bob"] a`, `PUT ["cem"] a {"id":"a","body":"`+long+`"}`, "lookup", "withdraw lookup")
+	b.want("nothing kept", b.apply(5, update("b", "cem", "~", "-")))
+	b.want("nothing kept, and another key", b.apply(6, source.Change{Kind: source.Update, Old: row("b", "-", "-", "-"), New: row("c", "cem", "~", "-")}),
+		`REMOVE ["ann"] b`, `REMOVE ["b"] b`, "withdraw lookup")
 }
 
 func TestBadRowConcernsItselfOnly(t *testing.T) {
