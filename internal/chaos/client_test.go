@@ -603,6 +603,9 @@ func (d *device) close(stop func() bool) {
 	d.process.Stdin.Close() // at the end of its input it ends
 	select {
 	case <-d.process.Done():
+		if code := d.process.ExitCode(); code > 0 {
+			d.round.t.Errorf("device %s ended with code %d", d.name, code)
+		}
 	case <-time.After(settles):
 		d.round.t.Errorf("device %s does not end", d.name)
 	}

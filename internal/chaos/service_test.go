@@ -268,6 +268,12 @@ func (r *round) viewers(rng *rand.Rand) []*Viewer {
 			Name: fmt.Sprintf("%s over %s", user, name), Addr: r.clients.Addr(), Transport: over, Defaults: defaults,
 			Token: func() string { return r.token(user) }, Rng: rand.New(rand.NewPCG(r.plan.Seed, 100+uint64(len(list)))),
 		}
+		v.Trace = func(lines []string) {
+			file := filepath.Join(r.dir, strings.ReplaceAll(v.Name, " ", "-")+".log")
+			if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
+				r.t.Error(err)
+			}
+		}
 		if group != "" {
 			v.Name += " for " + group
 			for _, table := range []string{"seal", "item", "entry", "tag"} {

@@ -19,7 +19,23 @@ const (
 	reconnectAfter = 20 * time.Millisecond
 	// backups is how many of its earlier states a viewer may go back to.
 	backups = 4
+	// traced is how many lines of a stream are kept for when it breaks a promise.
+	traced = 2000
 )
+
+// describe writes a line for people.
+func describe(line protocol.Line) string {
+	chunk, ok := line.(*protocol.DataChunk)
+	if !ok {
+		return fmt.Sprintf("%T %+v", line, line)
+	}
+	text := fmt.Sprintf("data of %s after %d, next %d, more %v", chunk.Bucket, chunk.After, chunk.NextAfter, chunk.HasMore)
+	for i := range chunk.Ops {
+		op := &chunk.Ops[i]
+		text += fmt.Sprintf("\n  %d %s %s/%s %.300s", op.ID, op.Kind, op.ObjectType, op.ObjectID, op.Data)
+	}
+	return text
+}
 
 // Viewer is a model client: it stays connected, drops its connection now and then,
 // goes back to an old copy of its data, and checks whatever it gets.
@@ -31,6 +47,7 @@ type Viewer struct {
 	Subscriptions []protocol.Subscription
 	Defaults      bool // whether it has the streams of members
 	Rng           *rand.Rand
+	Trace         func(lines []string) // told the newest lines of a stream that broke a promise
 
 	mu      sync.Mutex
 	rows    Rows          // as of the last checkpoint
@@ -94,18 +111,27 @@ func (v *Viewer) follow(ctx context.Context, client *http.Client, r *Replica, se
 	}
 	defer s.Close()
 	lines := 10 + v.Rng.IntN(400)
+	trace := []string{string(request.AppendJSON(nil))}
 	for {
 		line, err := s.Next(ctx)
 		if err != nil {
 			return err
 		}
+		if text := describe(line); len(trace) < traced {
+			trace = append(trace, text)
+		} else {
+			trace = append(trace[1:], text)
+		}
+		before := r.Rows()
 		complete, err := r.Receive(line)
 		if err != nil {
+			v.Trace(trace)
 			return violation{err}
 		}
 		if complete {
 			if *seals, err = Check(r.Rows(), *seals, v.Defaults); err != nil {
-				return violation{fmt.Errorf("at %+v: %w", line, err)}
+				v.Trace(trace)
+				return violation{fmt.Errorf("at %+v: %w; since the last checkpoint: %s", line, err, diff(before, r.Rows()))}
 			}
 		}
 		v.mu.Lock()
