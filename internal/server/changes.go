@@ -5,9 +5,9 @@ import (
 	"github.com/millrace-sync/millrace/internal/storage"
 )
 
-// maxChangedBuckets is how many changed buckets or lookups are named to the hub at
-// once; beyond it, every session looks for itself.
-const maxChangedBuckets = 100_000
+// maxChanged is how many changed buckets and lookups are named to the hub at once;
+// beyond it, they are told by a filter.
+const maxChanged = 100_000
 
 // changeSet gathers what batches change until they are published.
 type changeSet struct {

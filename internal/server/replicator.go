@@ -31,9 +31,6 @@ const (
 	groupTxns = 512
 	// idleProgress is how often the position is recorded while nothing concerns us.
 	idleProgress = time.Second
-	// maxChanged is how many changed buckets and lookups are named to the hub at once;
-	// beyond it, they are told by a filter.
-	maxChanged = 100_000
 )
 
 // replicaStore is what a replicator needs of the store. Its methods are described
