@@ -320,7 +320,7 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// log writes down the engine's notes.
+// notes writes down what the engine has noted.
 func (c *connection) notes(o *engine.Outcome) {
 	for _, n := range o.Notes {
 		if n.Warning {
