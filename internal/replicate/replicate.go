@@ -35,6 +35,12 @@ type Rows interface {
 	RowsOf(table source.TableID, yield func(source.RowKey, *storage.RowRecord) error) error
 }
 
+// Prefetcher is a Rows that is asked over a network: it wants to know which rows it is
+// about to be asked for.
+type Prefetcher interface {
+	Prefetch([]storage.RowRef) error
+}
+
 // Refetch reads a row's present version from the source by its identity columns. It
 // serves only where a large unchanged value was omitted by the source and is not known
 // (see Table.keep).
@@ -98,6 +104,8 @@ type Applier struct {
 	ahead source.LSN
 
 	backfill backfill
+
+	wanted []storage.RowRef // reused
 
 	problems []Problem
 	dropped  int
@@ -178,6 +186,9 @@ func (a *Applier) Apply(tx *source.Txn, commit CommitFunc) error {
 // ApplyPrepared is Apply for a transaction that a Preparer has been at. What it was
 // prepared for may have changed since: it is then evaluated again.
 func (a *Applier) ApplyPrepared(tx *Prepared, commit CommitFunc) error {
+	if err := a.announce(tx); err != nil {
+		return err
+	}
 	if tx.eval == a.eval {
 		if err := a.prefetch(tx); err != nil {
 			return err
@@ -204,6 +215,40 @@ func (a *Applier) ApplyPrepared(tx *Prepared, commit CommitFunc) error {
 		a.backfill.committed(tx.XID)
 	}
 	return nil
+}
+
+// announce tells the store which rows it is about to be asked for, if it wants to know.
+// It may leave some out: those of tables that are new, or of identities that do not
+// decode.
+func (a *Applier) announce(tx *Prepared) error {
+	store, ok := a.rows.(Prefetcher)
+	if !ok || len(tx.Changes) < 2 {
+		return nil
+	}
+	a.wanted = a.wanted[:0]
+	for i := range tx.Changes {
+		ch := &tx.Changes[i]
+		t := a.tables[ch.Table.ID]
+		if t.bound == nil || t.table != ch.Table {
+			continue
+		}
+		if tx.eval == a.eval && tx.rows[i] != nil {
+			a.wanted = append(a.wanted, storage.RowRef{Table: ch.Table.ID, Key: tx.rows[i].Key})
+		} else if ch.New != nil {
+			if ref, err := a.ref(t.bound, ch.New); err == nil {
+				a.wanted = append(a.wanted, ref)
+			}
+		}
+		if ch.Old != nil {
+			if ref, err := a.ref(t.bound, ch.Old); err == nil {
+				a.wanted = append(a.wanted, ref)
+			}
+		}
+	}
+	if len(a.wanted) == 0 {
+		return nil
+	}
+	return store.Prefetch(a.wanted)
 }
 
 // Flush commits what waits and publishes everything up to lsn, if that is Publishable.

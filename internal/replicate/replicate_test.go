@@ -481,3 +481,43 @@ func TestOpIDs(t *testing.T) {
 		}
 	}
 }
+
+// remote is a store that is to be told which rows it will be asked for.
+type remote struct {
+	*bench
+	strict bool
+	told   map[storage.RowRef]bool
+}
+
+func (r *remote) Prefetch(refs []storage.RowRef) error {
+	for _, ref := range refs {
+		r.told[ref] = true
+	}
+	return nil
+}
+
+func (r *remote) Row(ref storage.RowRef) (*storage.RowRecord, bool, error) {
+	if r.strict && !r.told[ref] {
+		r.t.Errorf("row %q is asked for without notice", ref.Key)
+	}
+	return r.bench.Row(ref)
+}
+
+func TestRowsArePrefetched(t *testing.T) {
+	b := newBench(t, notes(source.IdentityDefault))
+	store := &remote{bench: b, told: map[storage.RowRef]bool{}}
+	b.Applier = NewApplier(store, b.refetch, b.eval, 1, DefaultLimits)
+	b.apply(1, insert("a", "ann", "x")) // makes the table known
+	store.strict = true
+	renamed := update("c", "ann", "z")
+	renamed.Old = row("b", "", "")
+	b.apply(2, insert("b", "ann", "y"), update("a", "bob", "x"), renamed, source.Change{Kind: source.Delete, Old: row("a", "", "")})
+	if len(store.told) != 3 {
+		t.Errorf("%d rows were announced, want 3", len(store.told))
+	}
+	clear(store.told)
+	b.apply(3, update("c", "ann", "z"), update("d", "ann", "z"))
+	if len(store.told) != 2 {
+		t.Errorf("%d rows were announced, want 2", len(store.told))
+	}
+}

@@ -89,6 +89,11 @@ func (unfailing) Err() error              { return nil }
 // writing is the store in Postgres as the replicator writes it.
 type writing struct{ *pgstore.Store }
 
+// Prefetch implements replicate.Prefetcher.
+func (w writing) Prefetch(refs []storage.RowRef) error {
+	return w.Store.Prefetch(context.Background(), refs)
+}
+
 // Snapshot implements replicaStore.
 func (w writing) Snapshot() (httpapi.Snapshot, error) { return w.Store.Snapshot() }
 
