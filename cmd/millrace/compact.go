@@ -12,8 +12,9 @@ import (
 // compactCmd compacts the storage.
 type compactCmd struct {
 	configFlags
-	Buckets         []string `short:"b" sep:"none" placeholder:"NAME" help:"Full name of a bucket to compact, and no others; may be given several times."`
-	IncrementalOnly bool     `help:"Leave buckets alone that have hardly grown since they were last compacted, as the running service does."`
+	Buckets          []string `short:"b" sep:"none" placeholder:"NAME" help:"Full name of a bucket to compact, and no others; may be given several times."`
+	ParameterIndexes bool     `short:"p" negatable:"" default:"true" help:"Taken for the sake of existing scripts: lookups keep no history that would have to be compacted."`
+	IncrementalOnly  bool     `help:"Leave buckets alone that have hardly grown since they were last compacted, as the running service does."`
 }
 
 // Run compacts, and says what that saved. What was done before a signal is kept.

@@ -21,15 +21,17 @@ import (
 
 // commands is the command line.
 type commands struct {
-	Start    startCmd    `cmd:"" help:"Run the service."`
-	Validate validateCmd `cmd:"" help:"Check a sync config, and a configuration, without running anything."`
-	Plan     planCmd     `cmd:"" help:"Show what a sync config compiles to."`
-	Deploy   deployCmd   `cmd:"" help:"Deploy a sync config to the running service, or say what that would do."`
-	Compact  compactCmd  `cmd:"" help:"Make the storage smaller; a folder, while the service does not run."`
-	Backup   backupCmd   `cmd:"" help:"Copy the storage to a folder, while the service does not run."`
-	Migrate  migrateCmd  `cmd:"" help:"Create or update the tables of storage in Postgres."`
-	Keygen   keygenCmd   `cmd:"" help:"Make a key pair for users' tokens and print it."`
-	Version  versionCmd  `cmd:"" help:"Show the version."`
+	Start          startCmd          `cmd:"" help:"Run the service."`
+	Validate       validateCmd       `cmd:"" help:"Check a sync config, and a configuration, without running anything."`
+	Plan           planCmd           `cmd:"" help:"Show what a sync config compiles to."`
+	Deploy         deployCmd         `cmd:"" help:"Deploy a sync config to the running service, or say what that would do."`
+	Compact        compactCmd        `cmd:"" help:"Make the storage smaller; a folder, while the service does not run."`
+	Backup         backupCmd         `cmd:"" help:"Copy the storage to a folder, also while the service runs."`
+	Migrate        migrateCmd        `cmd:"" help:"Create or update the tables of storage in Postgres."`
+	Teardown       teardownCmd       `cmd:"" help:"Drop the replication slot and remove the storage."`
+	TestConnection testConnectionCmd `cmd:"" help:"Check the connection to the source database."`
+	Keygen         keygenCmd         `cmd:"" help:"Make a key pair for users' tokens and print it."`
+	Version        versionCmd        `cmd:"" help:"Show the version."`
 }
 
 // The exit codes besides 0.

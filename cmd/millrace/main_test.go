@@ -88,6 +88,8 @@ func TestCommandLine(t *testing.T) {
 		{name: "help-compact", args: "compact --help"},
 		{name: "help-backup", args: "backup --help"},
 		{name: "backup-nowhere", args: "backup"},
+		{name: "help-deploy", args: "deploy --help"},
+		{name: "help-teardown", args: "teardown --help"},
 		{name: "plan-nothing", args: "plan"},
 		{name: "plan-missing", args: "plan --sync-config none.yaml"},
 	} {

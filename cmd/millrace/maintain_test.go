@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -72,7 +73,8 @@ func TestCompactAndBackup(t *testing.T) {
 		}
 	}
 	run(1, "A running service compacts by itself", "compact")
-	run(1, "Stop the service", "backup", backup)
+	run(1, "stop it for as long as that takes", "backup", backup)
+	run(1, "Stop the service first", "teardown", "TEARDOWN")
 	name := s.Recovered().Epoch + `.1#todos|0["a","b"]`
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -91,6 +93,14 @@ func TestCompactAndBackup(t *testing.T) {
 	}
 	run(0, "looked at 1 bucket, dropped 199 operations", "compact", "--incremental-only")
 	run(0, "looked at 2 buckets, dropped nothing", "compact")
+
+	run(150, "PSYNC_S0102", "teardown")
+	run(150, "PSYNC_S0102", "teardown", "teardown")
+	run(1, "PSYNC_S1", "teardown", "TEARDOWN") // without the source the slot cannot be dropped
+	if _, err := os.Stat(dir); err != nil {
+		t.Errorf("the storage went before the slot: %v", err)
+	}
+	run(1, "PSYNC_S1", "test-connection")
 
 	restored := openStore(t, backup)
 	if a, b := bucketOps(t, restored, one), bucketOps(t, restored, two); a != 200 || b != 200 {

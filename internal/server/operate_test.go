@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -248,4 +249,43 @@ func TestProbeFiles(t *testing.T) {
 		}
 		is("ended")
 	})
+}
+
+// Teardown leaves nothing behind, and nothing is torn down under a running service.
+func TestTeardown(t *testing.T) {
+	dsn, conn := database(t, shared.Cluster(t),
+		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)", "INSERT INTO notes VALUES ('a', 'u', 'one')")
+	in := newInstance(t, dsn)
+	in.start(ownNotes)
+	c := in.connect("u")
+	c.untilEqual("first sync", conn, notesOf("u"))
+	cfg, err := in.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	if version, _, err := TestConnection(t.Context(), cfg); err != nil || version == "" {
+		t.Errorf("test of the connection: %q %v", version, err)
+	}
+	if _, err := Teardown(t.Context(), cfg, log); !errors.Is(err, storage.ErrLocked) {
+		t.Fatalf("teardown of a running service: %v", err)
+	}
+	in.stop()
+	folder, err := Teardown(t.Context(), cfg, log)
+	if err != nil || folder != cfg.Storage.Path {
+		t.Fatalf("teardown: %q %v", folder, err)
+	}
+	slots := 0
+	if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()").Scan(&slots); err != nil || slots != 0 {
+		t.Errorf("%d slots are left, %v", slots, err)
+	}
+	if _, err := os.Stat(folder); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the storage is left: %v", err)
+	}
+	if folder, err := Teardown(t.Context(), cfg, log); err != nil || folder != "" {
+		t.Errorf("teardown of nothing: %q %v", folder, err)
+	}
+	in.start(ownNotes)
+	exec(t, conn, "INSERT INTO notes VALUES ('b', 'u', 'two')")
+	c.untilEqual("a new beginning", conn, notesOf("u"))
 }
