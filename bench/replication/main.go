@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -41,7 +42,7 @@ func main() {
 	flag.IntVar(&o.connections, "connections", 16, "connections that write single rows")
 	flag.DurationVar(&o.duration, "for", 10*time.Second, "how long they do; 0: not at all")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -120,7 +121,9 @@ func prepare(ctx context.Context, pg *pgx.Conn, rows int) (n, bytes int64, err e
 	if _, err := pg.Exec(ctx, "CHECKPOINT"); err != nil {
 		return 0, 0, err
 	}
-	err = pg.QueryRow(ctx, "SELECT count(*), coalesce(sum(length(row_to_json(g)::text)), 0) FROM greeting g").Scan(&n, &bytes)
+	// A sample tells the size of a large table well enough.
+	err = pg.QueryRow(ctx, `SELECT n, (n * (SELECT coalesce(avg(length(row_to_json(g)::text)), 0) FROM (SELECT * FROM greeting LIMIT 10000) g))::bigint
+		FROM (SELECT count(*) AS n FROM greeting) c`).Scan(&n, &bytes)
 	return n, bytes, err
 }
 
