@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/millrace-sync/millrace/client/internal/local"
 )
 
 var greetings = Schema{Tables: []Table{
@@ -236,6 +238,7 @@ func TestNothingOutlivesClose(t *testing.T) {
 	}))
 	defer server.Close()
 	d := newDB(t, greetings)
+	raw(t, d, func(*local.Conn) { d.softLog = 100 })
 	var ended sync.WaitGroup
 	watches := make(chan struct{}, 1)
 	ended.Go(func() {
@@ -258,7 +261,7 @@ func TestNothingOutlivesClose(t *testing.T) {
 	}})
 	<-began
 	// Beyond softLog.
-	mustExec(t, d, `INSERT INTO greeting(id, message) SELECT 'g' || value, hex(zeroblob(5000000)) FROM json_each('[1, 2]')`)
+	mustExec(t, d, `INSERT INTO greeting(id, message) SELECT 'g' || value, hex(zeroblob(200000)) FROM json_each('[1, 2]')`)
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}

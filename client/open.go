@@ -71,6 +71,8 @@ type DB struct {
 	conn  *local.Conn
 	store *store
 
+	// softLog and hardLog are the constants of these names; tests set others.
+	softLog, hardLog int
 	// background is what moves the log into the database; it ends with stopping.
 	background sync.WaitGroup
 	stopping   context.Context
@@ -117,6 +119,7 @@ func Open(ctx context.Context, file string, schema Schema, opts *Options) (*DB, 
 		return nil, fmt.Errorf("open %s: %w", file, err)
 	}
 	d := &DB{file: file, log: o.Logger, streams: make(map[engine.StreamKey]int), statements: make(map[string]*sql.Stmt)}
+	d.softLog, d.hardLog = softLog, hardLog
 	d.stopping, d.stop = context.WithCancel(context.Background())
 	d.writer, err = driver.Open(name+"?_txlock=immediate", func(c *sqlite3.Conn) error { return d.initWriter(c, &o) }, d.term)
 	if err == nil {
@@ -220,9 +223,9 @@ func (d *DB) committed(tables []string, logPages int) error {
 		d.changes.publish(tables)
 	}
 	switch {
-	case logPages >= hardLog:
+	case logPages >= d.hardLog:
 		return local.Checkpoint(d.conn.Conn)
-	case logPages >= softLog:
+	case logPages >= d.softLog:
 		d.moveLog()
 	}
 	return nil

@@ -65,6 +65,9 @@ func newModel(ctx context.Context, n *notes) *model {
 	l.AdditionalShortHelpKeys, l.AdditionalFullHelpKeys = actions, actions
 	in := textinput.New()
 	in.CharLimit = maxMessage
+	styles := in.Styles()
+	styles.Cursor.Blink = false
+	in.SetStyles(styles)
 	return &model{ctx: ctx, notes: n, list: l, input: in, bar: progress.New(progress.WithWidth(20)), online: true}
 }
 
