@@ -37,6 +37,7 @@ var update = flag.Bool("update", false, "write what transcripts give as what the
 //	config             a sync config
 //	commit             rows, as "insert|update|delete table column=value …", or
 //	                   "fill table from to column=value …" for many
+//	compact            all that can be, as the command does
 //	connect user       a request's body; what was connected before is gone
 //	advance [write=N]  the newest view, with the user's newest write checkpoint
 //	chunk              one call of Chunk
@@ -189,6 +190,9 @@ func (s *scene) do(verb []string, input string) string {
 		s.configure(input)
 	case "commit":
 		return s.commit(input)
+	case "compact":
+		_, err := s.store.Compact(context.Background(), storage.CompactOptions{})
+		s.check(err)
 	case "connect":
 		return s.connect(verb[1], input)
 	case "advance":
