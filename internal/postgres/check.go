@@ -40,6 +40,9 @@ func Check(ctx context.Context, c Config) (*Facts, error) {
 		return nil, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
+	if err := LimitLocks(ctx, conn); err != nil {
+		return nil, err
+	}
 	k := checker{conn: conn, config: &c}
 	facts, err := k.run(ctx)
 	if err != nil {
@@ -115,7 +118,9 @@ func (k *checker) run(ctx context.Context) (*Facts, error) {
 	if err := errors.Join(k.problems...); err != nil {
 		return nil, err
 	}
-	facts.Warnings, err = k.warnings(ctx, user)
+	if facts.Warnings, err = k.warnings(ctx, user); Locked(err) {
+		err = nil // it is said another time
+	}
 	return facts, err
 }
 

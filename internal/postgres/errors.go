@@ -109,6 +109,22 @@ func (e *Error) Unwrap() []error {
 	return list
 }
 
+// lockNotAvailable is the server's code for a lock that was not had in lock_timeout.
+const lockNotAvailable = "55P03"
+
+// Locked reports whether an error is that somebody held a lock for too long.
+func Locked(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && refused.Code == lockNotAvailable
+}
+
+// LimitLocks bounds how long the connection waits for a lock on a table. From Postgres
+// 16 on, asking what is published takes one on every published table.
+func LimitLocks(ctx context.Context, conn *pgconn.PgConn) error {
+	_, err := query(ctx, conn, "limit the wait for locks", "SELECT set_config('lock_timeout', $1, false)", lockTimeout)
+	return err
+}
+
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
 // failed turns an error of the driver or the network into an *Error, telling what
@@ -149,6 +165,9 @@ func refusal(doing string, e *pgconn.PgError) error {
 		out.Code, out.Kind = codeSetup, ErrConfig
 	case e.Code == "55006": // object_in_use
 		out.Kind = ErrSlotBusy
+	case e.Code == lockNotAvailable:
+		out.Hint = "somebody holds a lock on a table for long, as VACUUM FULL and ALTER TABLE do: " +
+			"SELECT pid, relation::regclass FROM pg_locks WHERE mode = 'AccessExclusiveLock'"
 	case e.Code == "42P01", e.Code == "42703": // undefined_table, undefined_column
 		out.Kind = ErrTableChanged
 	}

@@ -31,6 +31,10 @@ func connectAll(ctx context.Context, config postgres.Config) (*conns, error) {
 			return nil, err
 		}
 	}
+	if err := postgres.LimitLocks(ctx, c.catalog); err != nil {
+		c.close()
+		return nil, err
+	}
 	return c, nil
 }
 

@@ -193,6 +193,9 @@ func (w *catalogWatch) look(ctx context.Context) error {
 	all, held := w.all, w.held
 	w.mu.Unlock()
 	set, err := w.conns.readTables(ctx, all, held)
+	if postgres.Locked(err) {
+		return nil // whoever alters a table is done at a later look
+	}
 	if err != nil {
 		return err
 	}
