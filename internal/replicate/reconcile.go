@@ -18,18 +18,10 @@ import (
 // readers see the old state, and then, at one transaction's end, the new one. A
 // crash takes everything back to the old state, and the reconciliation begins anew.
 
-// Publishable reports whether what is stored once lsn has been applied may be shown: if
-// it is Consistent, or a table that was altered is being read, whose rows show in both
-// versions in any case.
-func (a *Applier) Publishable(lsn source.LSN) bool {
-	return a.Consistent(lsn) || !a.Reconciling() && slices.ContainsFunc(a.backfill.definitions, func(d storage.Definition) bool {
-		return d.State == storage.Serving && !complete(&d)
-	})
-}
-
 // Consistent reports whether what is stored once lsn has been applied is of one point in
-// time: it is not while stored definitions are compared with the source, nor before
-// the stream has come to where rows were read again.
+// time, and may be published: it is not while stored definitions are compared with the
+// source, nor before the stream has come to where rows were read again, those of an
+// altered table too: a row that is ahead is a part of a transaction that is to come.
 func (a *Applier) Consistent(lsn source.LSN) bool { return lsn >= a.ahead && !a.Reconciling() }
 
 // Resumed tells that the source's log had come to lsn when this life began. Rows of a

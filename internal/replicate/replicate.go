@@ -251,9 +251,9 @@ func (a *Applier) announce(tx *Prepared) error {
 	return store.Prefetch(a.wanted)
 }
 
-// Flush commits what waits and publishes everything up to lsn, if that is Publishable.
+// Flush commits what waits and publishes everything up to lsn, if that is Consistent.
 func (a *Applier) Flush(lsn source.LSN, commit CommitFunc) error {
-	a.batch.LSN, a.batch.Publish = lsn, a.Publishable(lsn)
+	a.batch.LSN, a.batch.Publish = lsn, a.Consistent(lsn)
 	return a.commit(commit)
 }
 

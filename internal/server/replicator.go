@@ -527,7 +527,7 @@ func (f *follower) settle(commit replicate.CommitFunc) error {
 	if f.inTxn {
 		return nil
 	}
-	if f.applier.Pending() || f.parts && f.applier.Publishable(f.lsn) {
+	if f.applier.Pending() || f.parts && f.applier.Consistent(f.lsn) {
 		if err := f.applier.Flush(f.lsn, commit); err != nil {
 			return err
 		}
@@ -540,7 +540,7 @@ func (f *follower) settle(commit replicate.CommitFunc) error {
 	// The source moved on without anything for us: sessions that wait for a write
 	// checkpoint need to know. Where they learn of it from the store, it is recorded
 	// at once if one may be waiting; otherwise the store can wait.
-	publishable := !f.parts && f.applier.Publishable(f.lsn)
+	publishable := !f.parts && f.applier.Consistent(f.lsn)
 	if f.hub == nil {
 		if f.marked && publishable {
 			return f.idle(commit)
@@ -557,7 +557,7 @@ func (f *follower) settle(commit replicate.CommitFunc) error {
 
 // idle records the position now and then, so that the source can forget its log.
 func (f *follower) idle(commit replicate.CommitFunc) error {
-	if !f.inTxn && !f.applier.Pending() && f.lsn > f.saved && f.applier.Publishable(f.lsn) {
+	if !f.inTxn && !f.applier.Pending() && f.lsn > f.saved && f.applier.Consistent(f.lsn) {
 		return f.applier.Flush(f.lsn, commit)
 	}
 	return nil
@@ -584,7 +584,7 @@ func (f *follower) commit(ctx context.Context, b *storage.Batch) error {
 	}
 	f.written += len(b.Ops) + len(b.Rows)
 	f.health.touch(time.Now())
-	if !b.Publish || !f.applier.Publishable(b.LSN) {
+	if !b.Publish || !f.applier.Consistent(b.LSN) {
 		b.Publish, b.NoSync = false, true // it becomes durable with what is published in the end
 	}
 	began := time.Now()

@@ -442,7 +442,7 @@ func (s *service) advance(p *part, c *chunk) error {
 }
 
 func (s *service) flush() error {
-	if !s.applier.Pending() && s.parts && !s.applier.Publishable(s.at) {
+	if !s.applier.Pending() && s.parts && !s.applier.Consistent(s.at) {
 		return nil
 	}
 	if err := s.applier.Flush(s.at, s.commit); err != nil {
@@ -479,7 +479,7 @@ func (s *service) switchDeploy() error {
 }
 
 func (s *service) commit(b *storage.Batch) error {
-	if !b.Publish || !s.applier.Publishable(b.LSN) {
+	if !b.Publish || !s.applier.Consistent(b.LSN) {
 		b.Publish, b.NoSync = false, true
 	}
 	if err := s.store.Commit(context.Background(), b); err != nil {
