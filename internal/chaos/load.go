@@ -33,6 +33,7 @@ const (
 // that it changed. Several writers may Run beside each other.
 type Load struct {
 	DSN     string
+	Alter   bool // whether columns are added and dropped
 	Commits Progress
 
 	mu      sync.Mutex
@@ -181,7 +182,7 @@ func (w *writer) run(ctx context.Context) {
 	}
 	w.exec(ctx, "SELECT FROM seal WHERE grp = ANY($1) ORDER BY grp FOR UPDATE", locked)
 	switch {
-	case kind < 3:
+	case kind < 3 || kind < 6 && !w.Alter:
 		w.truncate(ctx)
 	case kind < 6:
 		w.alter(ctx)
