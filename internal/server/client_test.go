@@ -63,6 +63,12 @@ func (l *logBuffer) Write(b []byte) (int, error) {
 	return l.buf.Write(b)
 }
 
+func (l *logBuffer) clear() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.buf.Reset()
+}
+
 func (l *logBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

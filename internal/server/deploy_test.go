@@ -219,3 +219,36 @@ func TestRedeployReachesNobodyElse(t *testing.T) {
 		}
 	}
 }
+
+// A deploy that is interrupted again and again goes on when the service starts again, and
+// what was served before stays as it is.
+func TestInterruptedDeploys(t *testing.T) {
+	dsn, conn := database(t, shared.Cluster(t),
+		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)",
+		"CREATE TABLE tags (id text PRIMARY KEY, name text)",
+		"INSERT INTO notes SELECT 'n'||i, 'u', 'body '||i FROM generate_series(1, 200) i",
+		"INSERT INTO tags SELECT 't'||i, 'tag '||i FROM generate_series(1, 40000) i")
+	in := newInstance(t, dsn)
+	in.start(ownNotes)
+	c := in.connect("u")
+	c.untilEqual("first sync", conn, notesOf("u"))
+	before := c.received()
+	in.rewrite(addedTags)
+	in.untilLogged("a sync config is to be deployed")
+	for _, moment := range []string{"msg=serving", "msg=replicating", "msg=replicating"} {
+		in.stop()
+		in.log.clear()
+		in.start(addedTags)
+		in.untilLogged(moment)
+	}
+	in.stop()
+	in.start(addedTags)
+	both := notesOf("u")
+	both["tags"] = "SELECT * FROM tags"
+	c.untilEqual("the deploy in the end", conn, both)
+	for name, n := range before {
+		if again := c.received()[name]; again != n {
+			t.Errorf("bucket %s was sent again: %d operations, then %d", name, n, again)
+		}
+	}
+}
