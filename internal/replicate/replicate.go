@@ -186,7 +186,7 @@ func (a *Applier) Apply(tx *source.Txn, commit CommitFunc) error {
 // ApplyPrepared is Apply for a transaction that a Preparer has been at. What it was
 // prepared for may have changed since: it is then evaluated again.
 func (a *Applier) ApplyPrepared(tx *Prepared, commit CommitFunc) error {
-	if err := a.announce(tx); err != nil {
+	if err := a.Announce(tx); err != nil {
 		return err
 	}
 	if tx.eval == a.eval {
@@ -217,15 +217,27 @@ func (a *Applier) ApplyPrepared(tx *Prepared, commit CommitFunc) error {
 	return nil
 }
 
-// announce tells the store which rows it is about to be asked for, if it wants to know.
-// It may leave some out: those of tables that are new, or of identities that do not
-// decode.
-func (a *Applier) announce(tx *Prepared) error {
+// Announce tells the store which rows transactions that are about to be applied will
+// ask for, if it wants to know: several small ones together, so that they share a
+// round trip. It may leave some out: those of tables that are new, or of identities
+// that do not decode.
+func (a *Applier) Announce(list ...*Prepared) error {
 	store, ok := a.rows.(Prefetcher)
-	if !ok || len(tx.Changes) < 2 {
+	if !ok {
 		return nil
 	}
 	a.wanted = a.wanted[:0]
+	for _, tx := range list {
+		a.want(tx)
+	}
+	if len(a.wanted) < 2 {
+		return nil
+	}
+	return store.Prefetch(a.wanted)
+}
+
+// want adds the rows of a transaction to those wanted.
+func (a *Applier) want(tx *Prepared) {
 	for i := range tx.Changes {
 		ch := &tx.Changes[i]
 		t := a.tables[ch.Table.ID]
@@ -245,10 +257,6 @@ func (a *Applier) announce(tx *Prepared) error {
 			}
 		}
 	}
-	if len(a.wanted) == 0 {
-		return nil
-	}
-	return store.Prefetch(a.wanted)
 }
 
 // Flush commits what waits and publishes everything up to lsn, if that is Consistent.

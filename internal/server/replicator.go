@@ -407,8 +407,16 @@ func (f *follower) apply(ctx context.Context, events <-chan event) error {
 	}
 	tick := time.NewTicker(idleProgress)
 	defer tick.Stop()
+	var ahead []event // taken from the queue, to be applied next
 	for {
 		var ev event
+		if len(ahead) > 0 {
+			ev, ahead = ahead[0], ahead[1:]
+			if err := f.step(ev, commit); err != nil {
+				return err
+			}
+			continue
+		}
 		select {
 		case ev = <-events:
 		default:
@@ -428,15 +436,49 @@ func (f *follower) apply(ctx context.Context, events <-chan event) error {
 				return ctx.Err()
 			}
 		}
-		if err := f.event(ev, commit); err != nil {
+		var err error
+		if ahead, err = f.lookAhead(ev, events); err != nil {
 			return err
 		}
-		if f.txns >= groupTxns {
-			if err := f.settle(commit); err != nil {
-				return err
-			}
+		if err := f.step(ev, commit); err != nil {
+			return err
 		}
 	}
+}
+
+// lookAhead takes what waits behind an event, at most as much as the queue holds, and
+// announces the rows of all to the store.
+func (f *follower) lookAhead(ev event, events <-chan event) (ahead []event, err error) {
+	list := make([]*replicate.Prepared, 0, 1+eventQueue)
+	if ev.txn != nil {
+		list = append(list, ev.txn)
+	}
+	for len(ahead) < eventQueue {
+		select {
+		case next := <-events:
+			if ahead = append(ahead, next); next.txn != nil {
+				list = append(list, next.txn)
+			}
+			continue
+		default:
+		}
+		break
+	}
+	if len(ahead) == 0 {
+		return nil, nil
+	}
+	return ahead, f.applier.Announce(list...)
+}
+
+// step applies an event, and commits if much has gathered.
+func (f *follower) step(ev event, commit replicate.CommitFunc) error {
+	if err := f.event(ev, commit); err != nil {
+		return err
+	}
+	if f.txns >= groupTxns {
+		return f.settle(commit)
+	}
+	return nil
 }
 
 func (f *follower) event(ev event, commit replicate.CommitFunc) error {
