@@ -43,8 +43,9 @@ type instance struct {
 	log     *logBuffer
 	stop    func()
 
-	debugAPI bool
-	metrics  int // the port; 0 for none
+	debugAPI  bool
+	metrics   int           // the port; 0 for none
+	lookEvery time.Duration // at the catalog
 
 	mu      sync.Mutex
 	config  *config.Config // as the file has it now
@@ -79,7 +80,7 @@ func (l *logBuffer) String() string {
 func newInstance(t *testing.T, dsn string) *instance {
 	in := &instance{
 		t: t, key: keys.NewSecret(), dsn: dsn, role: Unified, log: &logBuffer{},
-		storage: map[string]any{"type": "pebble", "path": t.TempDir()},
+		storage: map[string]any{"type": "pebble", "path": t.TempDir()}, lookEvery: 200 * time.Millisecond,
 	}
 	t.Cleanup(func() {
 		if in.stop != nil {
@@ -174,7 +175,7 @@ func (in *instance) start(syncConfig string) {
 	in.hangups = make(chan os.Signal, 1)
 	reload := Reload{Signals: in.hangups, Load: in.load}
 	cfg := in.config
-	go func() { done <- run(ctx, cfg, in.role, reload, log, listener, 200*time.Millisecond) }()
+	go func() { done <- run(ctx, cfg, in.role, reload, log, listener, in.lookEvery) }()
 	in.stop = func() {
 		in.stop = nil
 		cancel()

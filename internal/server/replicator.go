@@ -238,6 +238,8 @@ func (r *replicator) connect(ctx context.Context, wanted *target) (_ *follower, 
 	if err != nil {
 		return nil, nil, err
 	}
+	// An idle source may say nothing more for half a minute.
+	r.health.progress(time.Now())
 	r.log.Info("replicating", "server_version", facts.Version, "slot", r.config.Slot, "from", from)
 	return f, stream, nil
 }

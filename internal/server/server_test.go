@@ -305,3 +305,21 @@ func TestAnotherDatabase(t *testing.T) {
 	exec(t, conn, "INSERT INTO notes VALUES ('c', 'u', 'live')")
 	c.untilEqual("changes of the second database", conn, notesOf("u"))
 }
+
+// A service is ready as soon as it follows the source, which may have nothing to say
+// for half a minute then.
+func TestReadyAfterRestart(t *testing.T) {
+	dsn, conn := database(t, shared.Cluster(t),
+		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)", "INSERT INTO notes VALUES ('a', 'u', 'one')")
+	in := newInstance(t, dsn)
+	in.start(ownNotes)
+	in.connect("u").untilEqual("first sync", conn, notesOf("u"))
+	in.stop()
+	in.lookEvery = time.Hour
+	in.start(ownNotes)
+	start := time.Now()
+	in.ready()
+	if took := time.Since(start); took > 8*time.Second {
+		t.Errorf("ready after %s", took)
+	}
+}
