@@ -33,8 +33,8 @@ func (s *Store) upload(user string) (storage.WriteCheckpoint, bool, error) {
 
 // RequestWriteCheckpoints stores the next write checkpoint of each user, in order,
 // all in one durable step, and returns their ids. An id never falls: one that
-// asks for less than the user already has gets what is stored. The stored LSN
-// never falls either, so that an id stands for all uploads before the request.
+// asks for less than the user already has gets what is stored, and numbering ends at
+// bucket.MaxOpID, which is then given out again. The stored LSN never falls either, so that an id stands for all uploads before the request.
 func (s *Store) RequestWriteCheckpoints(ctx context.Context, reqs []storage.WriteCheckpointRequest) ([]uint64, error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
@@ -56,7 +56,7 @@ func (s *Store) RequestWriteCheckpoints(ctx context.Context, reqs []storage.Writ
 		}
 		next := max(wc.ID, r.AtLeast)
 		if r.AtLeast == 0 {
-			next = wc.ID + 1
+			next = min(wc.ID, uint64(bucket.MaxOpID)-1) + 1
 		}
 		if next > uint64(bucket.MaxOpID) {
 			return nil, fmt.Errorf("request write checkpoints: %w: id %d is beyond the largest, %d", storage.ErrBatch, next, bucket.MaxOpID)

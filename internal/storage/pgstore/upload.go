@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/millrace-sync/millrace/internal/bucket"
 	"github.com/millrace-sync/millrace/internal/source"
@@ -35,8 +34,8 @@ func (s *Store) WriteCheckpoint(user string) (storage.WriteCheckpoint, bool, err
 
 // RequestWriteCheckpoints stores the next write checkpoint of each user, in order,
 // all in one durable step, and returns their ids. An id never falls: one that
-// asks for less than the user already has gets what is stored. The stored LSN
-// never falls either, so that an id stands for all uploads before the request.
+// asks for less than the user already has gets what is stored, and numbering ends at
+// bucket.MaxOpID, which is then given out again. The stored LSN never falls either, so that an id stands for all uploads before the request.
 // Any process may ask, also a reader.
 func (s *Store) RequestWriteCheckpoints(ctx context.Context, reqs []storage.WriteCheckpointRequest) ([]uint64, error) {
 	ids, err := s.requestUploads(ctx, reqs)
@@ -77,7 +76,7 @@ func (s *Store) requestUploads(ctx context.Context, reqs []storage.WriteCheckpoi
 		out.Queue(s.text.in(`INSERT INTO millrace.write_checkpoint AS w (user_key, username, id, lsn, seq)
 			SELECT $1, $2, CASE WHEN $3::bigint = 0 THEN 1 ELSE $3 END, $4, c.seq FROM millrace.upload_counter c WHERE c.one = 1
 			ON CONFLICT (user_key) DO UPDATE SET
-				id = CASE WHEN $3::bigint = 0 THEN w.id + 1 ELSE greatest(w.id, $3) END,
+				id = CASE WHEN $3::bigint = 0 THEN least(w.id, 9223372036854775806) + 1 ELSE greatest(w.id, $3) END,
 				lsn = greatest(w.lsn, excluded.lsn), seq = excluded.seq
 			RETURNING id`), shorten(r.User), []byte(r.User), int64(r.AtLeast), int64(r.LSN))
 	}
@@ -107,10 +106,6 @@ func (s *Store) requestUploads(ctx context.Context, reqs []storage.WriteCheckpoi
 	}()
 	if err = errors.Join(err, results.Close()); err != nil {
 		_, _ = conn.Exec(ctx, "ROLLBACK")
-		var pg *pgconn.PgError
-		if errors.As(err, &pg) && pg.Code == "22003" {
-			return nil, fmt.Errorf("%w: a user's numbering has reached its end, %d", storage.ErrBatch, bucket.MaxOpID)
-		}
 		return nil, s.failure(err)
 	}
 	s.notify(ctx)

@@ -610,11 +610,15 @@ func writeCheckpointLimit(t *tester) {
 	if _, err := t.store.RequestWriteCheckpoints(t.Context(), []storage.WriteCheckpointRequest{{User: "u", AtLeast: largest}}); err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range []storage.WriteCheckpointRequest{{User: "u"}, {User: "v", AtLeast: largest + 1}} {
-		_, err := t.store.RequestWriteCheckpoints(t.Context(), []storage.WriteCheckpointRequest{{User: "w"}, r})
-		if !errors.Is(err, storage.ErrBatch) {
-			t.Fatalf("request %+v: %v, want ErrBatch", r, err)
-		}
+	// Requests of many clients share a step: one that is at the end must not keep the
+	// others from theirs.
+	ids, err := t.store.RequestWriteCheckpoints(t.Context(), []storage.WriteCheckpointRequest{{User: "a"}, {User: "u"}, {User: "z"}})
+	if err != nil || !slices.Equal(ids, []uint64{1, largest, 1}) {
+		t.Fatalf("beside a user at the end of its numbering: %v, %v", ids, err)
+	}
+	_, err = t.store.RequestWriteCheckpoints(t.Context(), []storage.WriteCheckpointRequest{{User: "w"}, {User: "v", AtLeast: largest + 1}})
+	if !errors.Is(err, storage.ErrBatch) {
+		t.Fatalf("a number beyond the largest: %v, want ErrBatch", err)
 	}
 	if _, ok, _ := t.store.WriteCheckpoint("w"); ok {
 		t.Fatal("a refused request left a write checkpoint")
