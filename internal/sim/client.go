@@ -32,6 +32,7 @@ type client struct {
 	deploy  *deploy.Deploy // of session
 	watcher *checkpoint.Watcher
 	snap    *pebblestore.Snapshot // of the checkpoint being sent
+	view    *view                 // what it shows
 	target  map[string]protocol.Bucket
 	watched bool
 }
@@ -135,6 +136,8 @@ func (c *client) advance() error {
 	if c.snap, err = c.world.store.Snapshot(); err != nil {
 		return err
 	}
+	// Now, since a source that is set back comes by the same position again.
+	c.view = c.world.views[c.snap.Checkpoint()]
 	if c.snap.Checkpoint().Op > latest.Op {
 		dirty.All = true // of changes that the hub has not told of yet
 	}
@@ -260,7 +263,7 @@ func (c *client) complete(at bucket.OpID) error {
 	for id, e := range newest {
 		c.visible[id] = e.body
 	}
-	v := w.views[at]
+	v := c.view
 	if v == nil {
 		return fmt.Errorf("client %s completed %s, which was never published", c.user, at)
 	}

@@ -9,7 +9,6 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"github.com/millrace-sync/millrace/internal/bucket"
 	"github.com/millrace-sync/millrace/internal/checkpoint"
 	"github.com/millrace-sync/millrace/internal/deploy"
 	"github.com/millrace-sync/millrace/internal/replicate"
@@ -50,7 +49,7 @@ type service struct {
 	reading []*part
 	chunk   uint64 // the last
 
-	views map[bucket.OpID]*view // what clients must see, by checkpoint
+	views map[storage.Checkpoint]*view // what clients must see
 	sent  *journal
 	// committed is called when something was published and nobody has been told yet.
 	committed func() error
@@ -153,10 +152,12 @@ func (s *service) resume(ctx context.Context, rec storage.Recovered) (storage.Re
 		if err := s.store.Commit(ctx, &storage.Batch{Definitions: replicate.Distrust(rec.Definitions), Publish: true}); err != nil {
 			return rec, err
 		}
+		was := s.views[rec.Checkpoint]
 		var err error
 		if rec, err = s.store.Recover(ctx); err != nil {
 			return rec, err
 		}
+		s.views[rec.Checkpoint] = was // the old state, without a position
 		s.hub.Publish(rec.Checkpoint, checkpoint.Changes{})
 		s.confirmed, stale = 0, true
 	}
@@ -511,7 +512,7 @@ func (s *service) commit(b *storage.Batch) error {
 	}
 	defer snap.Close()
 	c := snap.Checkpoint()
-	s.views[c.Op] = &view{rows: s.db.history[c.LSN], loose: slices.ContainsFunc(s.applier.Definitions(), func(d storage.Definition) bool {
+	s.views[c] = &view{rows: s.db.history[c.LSN], loose: slices.ContainsFunc(s.applier.Definitions(), func(d storage.Definition) bool {
 		return d.State == storage.Serving && slices.ContainsFunc(d.Tables, func(p storage.TableProgress) bool { return !p.Done })
 	})}
 	// The store shows what is new a little before anybody is told.

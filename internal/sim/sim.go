@@ -63,7 +63,7 @@ func New(c Config) (*World, error) {
 	d := rand.New(rand.NewPCG(c.Seed, 0))
 	w := &World{steps: c.Steps, service: &service{
 		dice: d, db: newDatabase(d), fs: vfs.NewCrashableMem(),
-		views: map[bucket.OpID]*view{}, sent: newJournal(),
+		views: map[storage.Checkpoint]*view{}, sent: newJournal(),
 	}}
 	for _, v := range c.Variants {
 		compiled, diagnostics := streams.Compile(streams.Source{File: "sim.yaml", Text: v.Text})
@@ -73,7 +73,7 @@ func New(c Config) (*World, error) {
 		w.plans = append(w.plans, plan{v, compiled})
 	}
 	w.lag = max(0, d.IntN(40)-20)
-	w.views[0] = &view{rows: w.db.history[0]}
+	w.views[storage.Checkpoint{}] = &view{rows: w.db.history[0]}
 	w.committed, w.replaced = w.meanwhile, w.redeploy
 	for _, u := range users {
 		w.clients = append(w.clients, newClient(w, u))
