@@ -32,7 +32,7 @@ type requestCase struct {
 	// Header is what is sent, {{name}} a token of that kind; a good token and JSON are
 	// sent unless it says otherwise.
 	Header map[string]string
-	Body   string // {{long}} is 2 MiB of text
+	Body   string // {{long}} is 8 MiB of text
 	Status int
 	Code   string // of the error body; empty: there is none
 	Says   string // part of its description or details
@@ -69,7 +69,7 @@ func (c *requestCase) run(t *testing.T, s *demo.Stack, tokens map[string]string)
 	if path == "" {
 		path = "/sync/stream"
 	}
-	body := strings.ReplaceAll(c.Body, "{{long}}", strings.Repeat("x", 2<<20))
+	body := strings.ReplaceAll(c.Body, "{{long}}", strings.Repeat("x", 8<<20))
 	req, err := http.NewRequestWithContext(patient(t), method, s.ServiceURL()+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)

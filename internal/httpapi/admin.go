@@ -148,7 +148,7 @@ func decodeAdmin(w http.ResponseWriter, r *http.Request, into interface{ missing
 	if takesText {
 		others = yamlTypes
 	}
-	mediaType, b, err := bodyOf(w, r, others...)
+	mediaType, b, err := bodyOf(w, r, maxBody, others...)
 	if err != nil {
 		return err
 	}

@@ -121,10 +121,10 @@ func (d *driver) run(ctx context.Context) error {
 	start := time.Now()
 	defer d.stop()
 	err := d.loop(ctx)
-	log := d.handler.Log.With("user", d.claims.Subject, "client_id", d.request.ClientID, "user_agent", d.userAgent,
+	log := d.handler.Log.With("user", d.claims.Subject, "client_id", short(d.request.ClientID), "user_agent", d.userAgent,
 		"seconds", time.Since(start).Seconds(), "operations", d.ops, "bytes", d.sink.sent())
 	if len(d.request.AppMetadata) > 0 {
-		log = log.With("app_metadata", d.request.AppMetadata)
+		log = log.With("app_metadata", shortMetadata(d.request.AppMetadata))
 	}
 	switch {
 	case errors.Is(err, errExpired):

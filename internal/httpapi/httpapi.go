@@ -142,6 +142,7 @@ func New(c Config) *Handler {
 
 // ServeHTTP dispatches by path. Unknown paths and methods get the documented 404.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	limitBody(w, r)
 	w.Header().Set("Access-Control-Allow-Origin", "*")
 	w.Header().Set("Access-Control-Expose-Headers", "Content-Type")
 	if r.Method == http.MethodOptions {
@@ -210,7 +211,7 @@ func reply(w http.ResponseWriter, status int, body []byte) {
 // fail answers with an error: a *protocol.Error as it is, anything else as an
 // internal one, whose cause is for the log only.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
-	e := h.refused(err, "method", r.Method, "path", r.URL.Path, "user_agent", userAgent(r))
+	e := h.refused(err, "method", r.Method, "path", short(r.URL.Path), "user_agent", userAgent(r))
 	reply(w, e.Status, e.AppendJSON(nil))
 }
 

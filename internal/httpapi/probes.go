@@ -37,6 +37,7 @@ type Probes struct{ Health Health }
 
 // ServeHTTP answers the probes. All else gets the documented 404.
 func (p Probes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	limitBody(w, r)
 	if !probe(w, r, p.Health) {
 		e := notFound(r)
 		reply(w, e.Status, e.AppendJSON(nil))

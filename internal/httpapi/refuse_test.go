@@ -56,7 +56,7 @@ const jsonType = "application/json"
 func TestRefusals(t *testing.T) {
 	s := newService(t, nil)
 	good := "Token " + token(nil)
-	big := `{"x":"` + strings.Repeat("x", 1<<20) + `"}`
+	big := `{"x":"` + strings.Repeat("x", 2<<20) + `"}`
 	for _, c := range []struct {
 		name, method, path, body, authorization string
 		status                                  int
@@ -78,7 +78,7 @@ func TestRefusals(t *testing.T) {
 		{"not valid", "POST", "/sync/stream", `{"buckets":[{"name":"a"}]}`, good, 400, "PSYNC_S2001", "/buckets/0 must have required property 'after'"},
 		{"not valid and no token", "POST", "/sync/stream", `{"buckets":1}`, "", 400, "PSYNC_S2001", "/buckets"},
 		{"null parameters", "POST", "/sync/stream", `{"parameters":null}`, good, 400, "PSYNC_S2001", "/parameters"},
-		{"too large", "POST", "/sync/stream", big, good, 413, "FST_ERR_CTP_BODY_TOO_LARGE", "1048576"},
+		{"too large", "POST", "/sync/stream", big, good, 413, "FST_ERR_CTP_BODY_TOO_LARGE", "1051136"},
 		{"unknown path", "GET", "/nothing/here", "", good, 404, "PSYNC_S2002", "/nothing/here"},
 		{"unknown method", "GET", "/sync/stream", "", good, 404, "PSYNC_S2002", "GET"},
 		{"unknown path, no token", "POST", "/x", "{", "", 404, "PSYNC_S2002", "/x"},

@@ -26,7 +26,8 @@ const (
 	maxLifetime = 10 * time.Minute
 	// deflateThreshold is the size from which messages are compressed.
 	deflateThreshold = 1024
-	// frameOverhead is what a request's frame has beside its data.
+	// frameOverhead is what a request's frame has beside its data, and the largest
+	// SETUP.
 	frameOverhead = 64 << 10
 )
 
@@ -69,10 +70,10 @@ func (h *Handler) socket(w http.ResponseWriter, r *http.Request) {
 	})
 	if err != nil {
 		h.taken.leave()
-		h.Log.Info("upgrade refused", "path", r.URL.Path, "error", err)
+		h.Log.Info("upgrade refused", "path", short(r.URL.Path), "error", err)
 		return // Accept has answered
 	}
-	conn.SetReadLimit(maxBody + frameOverhead)
+	conn.SetReadLimit(frameOverhead) // until it is known whose it is
 	s := &socket{handler: h, conn: conn, wire: upgrade.wire, log: userAgent(r), state: rsocket.New(), streams: map[uint32]*payloadSink{}}
 	// In a goroutine of its own, so that what the HTTP server holds of a request is free.
 	go func() {
@@ -92,6 +93,9 @@ func (s *socket) run() {
 	if errors.Is(err, errLeaving) {
 		_ = s.conn.Close(websocket.StatusGoingAway, "")
 		return
+	}
+	if errors.Is(err, websocket.ErrMessageTooBig) {
+		s.handler.Log.Info("socket failed", "reason", err, "user_agent", s.log)
 	}
 	if failure, ok := errors.AsType[*rsocket.Failure](err); ok {
 		if failure.Code != rsocket.RejectedSetup { // which is logged with its cause
@@ -196,7 +200,7 @@ func (s *socket) open(ctx context.Context, setup *rsocket.Frame) error {
 		return reject(protocol.Errorf(protocol.Unauthorized, "No token: the setup frame's metadata cannot be read"))
 	}
 	if metadata.UserAgent != "" {
-		s.log = metadata.UserAgent
+		s.log = short(metadata.UserAgent)
 	}
 	claims, err := s.handler.Verifier.Verify(ctx, metadata.Token)
 	if err != nil {
@@ -208,6 +212,7 @@ func (s *socket) open(ctx context.Context, setup *rsocket.Frame) error {
 	}
 	setup.Metadata, setup.Data = nil, nil // do not hold the message
 	s.claims, s.types = claims, *setup
+	s.conn.SetReadLimit(s.handler.maxRequest() + frameOverhead)
 	return nil
 }
 

@@ -340,6 +340,8 @@ func TestSocketNeverAsking(t *testing.T) {
 			for {
 				time.Sleep(20 * time.Second) // of the bubble's time
 				s.commit("ann", 1, "news wins it no time")
+				nothing := rsocket.Frame{Stream: 1, Type: rsocket.RequestN}
+				_ = p.conn.Write(context.Background(), websocket.MessageBinary, nothing.Append(nil)) // the next fails too
 				f := rsocket.Frame{Type: rsocket.Keepalive, Flags: rsocket.Respond}
 				if p.conn.Write(context.Background(), websocket.MessageBinary, f.Append(nil)) != nil {
 					return

@@ -13,6 +13,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
+	"github.com/millrace-sync/millrace/internal/auth"
 	"github.com/millrace-sync/millrace/internal/zstd"
 	"github.com/millrace-sync/millrace/protocol"
 )
@@ -20,7 +21,10 @@ import (
 // stream serves POST /sync/stream: it validates, authenticates, and then carries
 // the session to its end.
 func (h *Handler) stream(w http.ResponseWriter, r *http.Request) {
-	b, err := body(w, r)
+	verify := func() (*auth.Claims, error) { return h.Verifier.Verify(r.Context(), r.Header.Get("Authorization")) }
+	// What is wrong with a request is told first, as far as a stranger may go on.
+	r.Body = &doubtful{ReadCloser: r.Body, left: unknownBody, admit: func() error { _, err := verify(); return err }}
+	_, b, err := bodyOf(w, r, h.maxRequest())
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -30,7 +34,7 @@ func (h *Handler) stream(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, err)
 		return
 	}
-	claims, err := h.Verifier.Verify(r.Context(), r.Header.Get("Authorization"))
+	claims, err := verify()
 	if err != nil {
 		h.fail(w, r, err)
 		return

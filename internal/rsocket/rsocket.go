@@ -94,7 +94,7 @@ func (c *Conn) Receive(message []byte) (Event, error) {
 	case RequestStream, RequestResponse, RequestFNF, RequestChannel:
 		return c.request(&f)
 	case RequestN:
-		if _, open := c.streams[f.Stream]; open {
+		if _, open := c.streams[f.Stream]; open && f.N > 0 { // asking for nothing is no sign of getting on
 			return Event{Kind: Credited, Stream: f.Stream, N: f.N}, nil
 		}
 		return Event{}, nil // it may have ended meanwhile

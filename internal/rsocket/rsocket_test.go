@@ -227,6 +227,7 @@ func TestConversation(t *testing.T) {
 	if e := step(frame(rsocket.Frame{Stream: 1, Type: rsocket.RequestN, N: 3}), rsocket.Credited); e.Stream != 1 || e.N != 3 {
 		t.Errorf("got %+v", e)
 	}
+	step(frame(rsocket.Frame{Stream: 1, Type: rsocket.RequestN}), rsocket.Nothing)
 	for id := uint32(3); id <= 7; id += 2 {
 		step(request(id), rsocket.Requested)
 	}
