@@ -378,3 +378,47 @@ func TestSocketTrickle(t *testing.T) {
 		s.idle()
 	})
 }
+
+// What a body may call itself, and that plain text is taken and not looked at.
+func TestBodyTypes(t *testing.T) {
+	inBubble(t, func(t *testing.T, s *service, client *http.Client) {
+		for _, c := range []struct {
+			contentType, body string
+			status            int
+		}{
+			{"application/json", `{}`, 200},
+			{"application/json; charset=utf-8", `{}`, 200},
+			{"Application/JSON ;charset=UTF-8", `{}`, 200},
+			{"", `{}`, 200},
+			{"text/plain", `not JSON`, 200},
+			{"text/plain;charset=UTF-8", `{"buckets":7}`, 200},
+			{"text/plain", ``, 200},
+			{"application/json", ``, 400},
+			{"application/yaml", `{}`, 415},
+			{"application/x-www-form-urlencoded", `a=b`, 415},
+			{"application/jsonp", `{}`, 415},
+		} {
+			req, err := http.NewRequest("POST", "http://test/sync/stream", strings.NewReader(c.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Authorization", "Bearer "+token(nil))
+			if c.contentType != "" {
+				req.Header.Set("Content-Type", c.contentType)
+			}
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.StatusCode != c.status {
+				t.Errorf("%q with %q: status %d, want %d", c.contentType, c.body, resp.StatusCode, c.status)
+			}
+			if resp.StatusCode == 200 {
+				l := &lines{t, resp, bufio.NewReader(resp.Body)}
+				l.want(`{"checkpoint":`, `{"checkpoint_complete":`)
+			}
+			resp.Body.Close()
+			synctest.Wait()
+		}
+	})
+}
