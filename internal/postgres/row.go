@@ -4,12 +4,55 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/millrace-sync/millrace/internal/source"
 )
+
+const (
+	// visiblePatience bounds the wait for a transaction to become visible, and visiblePause
+	// is the longest between two looks.
+	visiblePatience = 10 * time.Second
+	visiblePause    = 50 * time.Millisecond
+)
+
+// AwaitVisible waits until what a transaction wrote is seen by those who read after it,
+// as with ReadRow. A commit is in the log, and so in the stream, a little earlier: usually
+// for microseconds, but for longer on a busy server, and where commits wait for a standby.
+// It fails with ErrTransient if that takes too long. xid must be of the last two billion
+// transactions.
+func AwaitVisible(ctx context.Context, conn *pgconn.PgConn, xid source.XID) error {
+	doing := fmt.Sprintf("wait for transaction %d to become visible", xid)
+	began, pause := time.Now(), time.Millisecond
+	for {
+		text, err := queryRow(ctx, conn, doing, "SELECT pg_catalog.pg_current_snapshot()")
+		if err != nil {
+			return err
+		}
+		var now Chunk
+		if err := now.snapshot(text[0]); err != nil {
+			return failed(doing, err)
+		}
+		if now.Sees(xid) {
+			return nil
+		}
+		if time.Since(began) > visiblePatience {
+			return &Error{Code: codeQuery, Kind: ErrTransient, Message: fmt.Sprintf("%s: it does not within %s", doing, visiblePatience),
+				Hint: "commits that wait for a synchronous standby are in the log before they are visible: see whether it is connected"}
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+		pause = min(2*pause, visiblePause)
+	}
+}
 
 // ReadRow reads the present version of one row, found by the key columns of
 // identity (its other datums are not looked at); nil if it is gone. The position is

@@ -43,8 +43,10 @@ type Prefetcher interface {
 
 // Refetch reads a row's present version from the source by its identity columns. It
 // serves only where a large unchanged value was omitted by the source and is not known
-// (see Table.keep).
-type Refetch func(t *source.Table, identity []source.Datum) (Refetched, error)
+// (see Table.keep). after is the transaction that is being applied: the answer shows what
+// it wrote, or something later. Its being in the stream is not enough for that: the source
+// writes a commit to its log before it makes it visible.
+type Refetch func(t *source.Table, identity []source.Datum, after source.XID) (Refetched, error)
 
 // Refetched is a row as it was when the source's log ended at At; nil if it was gone.
 type Refetched struct {
@@ -90,6 +92,7 @@ type Applier struct {
 	eval    *Evaluator
 	tables  map[source.TableID]version
 	next    bucket.OpID
+	xid     source.XID // of the transaction that is being applied
 	scratch Scratch
 
 	batch   storage.Batch
@@ -194,6 +197,7 @@ func (a *Applier) ApplyPrepared(tx *Prepared, commit CommitFunc) error {
 			return err
 		}
 	}
+	a.xid = tx.XID
 	for i := range tx.Changes {
 		ch := &tx.Changes[i]
 		t := a.Bind(ch.Table)
@@ -438,7 +442,7 @@ func (a *Applier) fill(t *Table, row []source.Datum, prior storage.RowRef) (full
 	if known && !a.unswept(t.ID) {
 		return kept, false, nil
 	}
-	fresh, err := a.refetch(t.Table, row)
+	fresh, err := a.refetch(t.Table, row, a.xid)
 	switch {
 	case err != nil:
 		return nil, false, fmt.Errorf("read again a row with large values that the source left out: %w", err)

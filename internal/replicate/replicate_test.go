@@ -59,6 +59,7 @@ type bench struct {
 	table   *source.Table
 	fresh   []source.Datum // what Refetch finds
 	altered bool           // Refetch cannot read the table as it was
+	after   source.XID     // what Refetch was last asked to show
 	out     []string       // what was committed since the last look
 	defs    []storage.Definition
 	eval    *Evaluator
@@ -120,7 +121,8 @@ func (b *bench) RowsOf(table source.TableID, yield func(source.RowKey, *storage.
 	return nil
 }
 
-func (b *bench) refetch(*source.Table, []source.Datum) (Refetched, error) {
+func (b *bench) refetch(_ *source.Table, _ []source.Datum, after source.XID) (Refetched, error) {
+	b.after = after
 	return Refetched{Row: b.fresh, Altered: b.altered}, nil
 }
 
@@ -248,6 +250,9 @@ func TestValuesLeftOutOfAnAlteredTable(t *testing.T) {
 	b.fresh = row("a", "bob", "new", "-")
 	b.want("altered", b.apply(2, update("a", "bob", "~", "-")),
 		`REMOVE ["ann"] a`, `PUT ["bob"] a {"id":"a","body":"new"}`, "lookup", "withdraw lookup")
+	if b.after != 2 {
+		t.Errorf("the row was asked for as transaction %d left it, want 2", b.after)
+	}
 	b.apply(3, update("a", "bob", long, "-"))
 	b.fresh, b.altered = nil, true
 	b.want("and again", b.apply(4, update("a", "cem", "~", "-")),

@@ -273,7 +273,14 @@ func (r *replicator) newFollower(ctx context.Context, c *conns, wanted *target, 
 	s := r.state
 	f := &follower{replicator: r, wanted: wanted, conns: c, secret: recovered.Secret, lsn: at, saved: at, changes: newChangeSet()}
 	eval := replicate.NewEvaluator(recovered.Secret, s.current, s.next)
-	refetch := func(t *source.Table, identity []source.Datum) (replicate.Refetched, error) {
+	var visible source.XID // the last that was
+	refetch := func(t *source.Table, identity []source.Datum, after source.XID) (replicate.Refetched, error) {
+		if after != visible {
+			if err := postgres.AwaitVisible(ctx, c.follower, after); err != nil {
+				return replicate.Refetched{}, err
+			}
+			visible = after
+		}
 		row, at, err := postgres.ReadRow(ctx, c.follower, t, identity)
 		if errors.Is(err, postgres.ErrTableChanged) {
 			return replicate.Refetched{Altered: true}, nil

@@ -252,7 +252,7 @@ func (s *scene) configure(config string) {
 	}
 	s.check(s.store.Commit(context.Background(), &storage.Batch{Definitions: diff.Definitions, Publish: true}))
 	s.deploy = deploy.New(plan, diff.Definitions, "e")
-	refetch := func(*source.Table, []source.Datum) (replicate.Refetched, error) {
+	refetch := func(*source.Table, []source.Datum, source.XID) (replicate.Refetched, error) {
 		return replicate.Refetched{}, errors.New("nothing was left out")
 	}
 	s.applier = replicate.NewApplier(s.store, refetch, replicate.NewEvaluator([32]byte{}, s.deploy, nil), rec.NextOp, replicate.DefaultLimits)

@@ -78,8 +78,8 @@ const chunksAtOnce = 3
 // view is the state of the source that a checkpoint shows.
 type view struct {
 	rows map[string]Note
-	// loose says that the table was altered and is still being read: rows of both
-	// versions may show.
+	// loose says that a table was altered and is still being read: its rows may show in
+	// either version, but as the same transactions left them.
 	loose bool
 }
 
@@ -236,13 +236,13 @@ func (s *service) reads(id storage.DefinitionID, t *source.Table) bool {
 	return false
 }
 
-// refetch reads a row as it now is.
-func (s *service) refetch(t *source.Table, identity []source.Datum) (replicate.Refetched, error) {
+// refetch reads a row as it is now, or was a little before: at least as after left it.
+func (s *service) refetch(t *source.Table, identity []source.Datum, after source.XID) (replicate.Refetched, error) {
 	if t != s.db.table(t.ID).now {
 		return replicate.Refetched{Altered: true}, nil
 	}
 	out := replicate.Refetched{At: s.db.end()}
-	if n, there := s.db.rows[string(identity[0].Bytes)]; there {
+	if n, there := s.db.lately(source.LSN(after))[string(identity[0].Bytes)]; there {
 		out.Row = row(string(identity[0].Bytes), n)
 	}
 	return out, nil

@@ -202,6 +202,18 @@ func (db *database) append(e event) {
 	db.history = append(db.history, maps.Clone(db.rows))
 }
 
+// mark ends the bodies that an alteration changed.
+const mark = "'"
+
+// unaltered returns rows as they would be without any alteration.
+func unaltered(rows map[string]Note) map[string]Note {
+	out := make(map[string]Note, len(rows))
+	for id, n := range rows {
+		out[id] = Note{n.Owner, strings.TrimRight(n.Body, mark)}
+	}
+	return out
+}
+
 // alter gives a table another column and other bodies, of which the log says only
 // that it was altered.
 func (db *database) alter() {
@@ -209,7 +221,7 @@ func (db *database) alter() {
 	t.alter()
 	for _, id := range slices.Sorted(maps.Keys(db.rows)) {
 		if n := db.rows[id]; t.of(id) && db.IntN(3) == 0 {
-			n.Body += "'"
+			n.Body += mark
 			db.rows[id] = n
 		}
 	}
@@ -260,6 +272,16 @@ func (db *database) snapshot(t *table, c *chunk) map[string]Note {
 	if len(c.unseen) > 0 && db.IntN(2) == 0 {
 		// None of them has completed, so they are not even listed.
 		c.next, c.unseen = c.unseen[0], nil
+	}
+	return db.history[seen]
+}
+
+// lately returns what a single row is read from. It may lack the newest transactions
+// as well, but none up to from.
+func (db *database) lately(from source.LSN) map[string]Note {
+	seen := db.end()
+	if db.IntN(2) == 0 {
+		seen = max(from, seen-min(seen, source.LSN(db.IntN(6))))
 	}
 	return db.history[seen]
 }
