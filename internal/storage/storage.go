@@ -294,7 +294,7 @@ type WriteCheckpoint struct {
 
 // WriteCheckpointRequest asks for a user's next WriteCheckpoint.
 type WriteCheckpointRequest struct {
-	// User is the token's subject, with "/client_id" appended if the client gave one.
+	// User names whom the numbering belongs to, a user or one client of a user.
 	User string
 	// AtLeast is the least id to give out: the next one of the user's numbering if 0.
 	AtLeast uint64
