@@ -40,7 +40,7 @@ import (
 const (
 	startTimeout = 60 * time.Second
 	stopTimeout  = 30 * time.Second
-	bindAttempts = 5
+	bindAttempts = 25
 	bindPause    = 200 * time.Millisecond
 )
 
