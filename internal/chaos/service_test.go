@@ -34,7 +34,7 @@ var (
 	rounds  = flag.Int("rounds", 0, "rounds of faults; 0: a few")
 	seed    = flag.Uint64("seed", 0, "seed of the first round, and so of all; 0: from the clock")
 	faults  = flag.Int("faults", 5, "faults in a round at most")
-	alter   = flag.Bool("alter", true, "add and drop columns under load")
+	alter   = flag.Bool("alter", false, "add and drop columns under load")
 	storage = flag.String("storage", "pebble", "what the service stores in: pebble or postgresql")
 )
 

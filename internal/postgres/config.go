@@ -129,6 +129,18 @@ func connect(ctx context.Context, c Config, replication bool) (*pgconn.PgConn, e
 	return connectThrough(ctx, c, replication, nil)
 }
 
+// abandoned has the server end what a connection was doing once nobody takes its
+// answers any more: a chunk's transaction would otherwise keep its lock on a table,
+// and so everyone who alters or truncates it waiting, for as long as the server
+// believes in a process or a network that is gone. A stream has its own time limit.
+var abandoned = map[string]string{
+	"idle_in_transaction_session_timeout": "30s",
+	"tcp_user_timeout":                    "60s",
+	"tcp_keepalives_idle":                 "40s",
+	"tcp_keepalives_interval":             "10s",
+	"tcp_keepalives_count":                "3",
+}
+
 // connectThrough is connect with a frontend of the caller's, unless it is nil.
 func connectThrough(ctx context.Context, c Config, replication bool, frontend pgconn.BuildFrontendFunc) (*pgconn.PgConn, error) {
 	pc, err := c.driverConfig()
@@ -140,6 +152,8 @@ func connectThrough(ctx context.Context, c Config, replication bool, frontend pg
 	}
 	if replication {
 		pc.RuntimeParams["replication"] = "database"
+	} else {
+		maps.Copy(pc.RuntimeParams, abandoned)
 	}
 	// How far the attempt got tells a TLS failure from others.
 	var reached, secured bool

@@ -22,7 +22,27 @@ import (
 // time, and may be published: it is not while stored definitions are compared with the
 // source, nor before the stream has come to where rows were read again, those of an
 // altered table too: a row that is ahead is a part of a transaction that is to come.
-func (a *Applier) Consistent(lsn source.LSN) bool { return lsn >= a.ahead && !a.Reconciling() }
+// Nor is it while changes of a table without a key wait for its chunk (see hold), if
+// something that is served has the table: the rest of their transactions is applied.
+func (a *Applier) Consistent(lsn source.LSN) bool {
+	return lsn >= a.ahead && !a.Reconciling() && !a.holding()
+}
+
+// holding reports whether changes wait that concern what is served.
+func (a *Applier) holding() bool {
+	for _, w := range a.backfill.windows {
+		if len(w.waiting) == 0 {
+			continue
+		}
+		for i := range a.backfill.definitions {
+			d := &a.backfill.definitions[i]
+			if d.State == storage.Serving && slices.ContainsFunc(d.Tables, func(p storage.TableProgress) bool { return p.Table == w.table }) {
+				return true
+			}
+		}
+	}
+	return false
+}
 
 // Resumed tells that the source's log had come to lsn when this life began. Rows of a
 // table that was being read again may have been read ahead of the stream, in the life

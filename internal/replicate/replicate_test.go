@@ -456,6 +456,34 @@ func TestEqualRowsAreCounted(t *testing.T) {
 	}
 }
 
+// While changes of a table without a key wait for its chunk, the rest of their
+// transactions is applied: a definition that is served would show a mixture.
+func TestWaitingChangesHoldPublicationUp(t *testing.T) {
+	for _, state := range []storage.DefinitionState{storage.Backfilling, storage.Serving} {
+		b := newBench(t, notes(source.IdentityFull))
+		for i := range b.defs {
+			b.defs[i].State = state
+			b.defs[i].Tables = []storage.TableProgress{{Table: b.table.ID, Shape: "another"}}
+		}
+		b.begin()
+		b.Low(1, b.table.ID)
+		if !b.Consistent(1) {
+			t.Errorf("state %d: nothing waits, and nothing may be published", state)
+		}
+		b.apply(2, insert("a", "ann", "x"))
+		if got, want := b.Consistent(2), state != storage.Serving; got != want {
+			t.Errorf("state %d: with a change that waits Consistent is %t, want %t", state, got, want)
+		}
+		c := b.chunk(row("a", "ann", "x"))
+		if err := b.Merge(1, c, 3, b.commit); err != nil {
+			t.Fatal(err)
+		}
+		if !b.Consistent(3) {
+			t.Errorf("state %d: the chunk is merged, and nothing may be published", state)
+		}
+	}
+}
+
 func TestForgottenTable(t *testing.T) {
 	b := newBench(t, notes(source.IdentityDefault))
 	b.begin()
