@@ -212,8 +212,7 @@ func (a *Applier) align(table source.TableID) {
 		}
 	}
 	each(func(_ *storage.Definition, p *storage.TableProgress) {
-		// One that has not begun is behind one that has come past a part without rows.
-		if least == nil || p.After == nil || least.After != nil && p.Rows < least.Rows {
+		if least == nil || p.Rows < least.Rows {
 			least = p
 		}
 	})
