@@ -196,9 +196,6 @@ func (v *Verifier) findKey(ctx context.Context, jws *jose.JSONWebSignature) (*ke
 			return k, s, seen[i].generation, nil
 		}
 	}
-	if t.decided {
-		return nil, nil, 0, t.flaw(nil)
-	}
 
 	wait, cancel := context.WithTimeout(ctx, fetchWait)
 	var waiting sync.WaitGroup
@@ -207,8 +204,9 @@ func (v *Verifier) findKey(ctx context.Context, jws *jose.JSONWebSignature) (*ke
 	arrived := make(chan int, len(v.sets))
 	fetching := 0
 	for i, s := range v.sets {
-		// A token without kid does not say that there is another key.
-		if seen[i].usable && t.id == "" {
+		// A token without kid does not say that there is another key, nor does one whose
+		// kid is known; but a set that has not been seen may have the same.
+		if seen[i].usable && (t.id == "" || t.decided) {
 			continue
 		}
 		fetching++
