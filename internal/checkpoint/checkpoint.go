@@ -53,8 +53,25 @@ type Hub struct {
 	watchers map[*Watcher]struct{}
 	buckets  map[storage.BucketKey]map[*Watcher]int // → position in the watcher's list
 	lookups  map[storage.LookupKey]map[*Watcher]struct{}
-	users    map[string]map[*Watcher]struct{}
+	users    map[string]*audience
 	waiting  waiters
+}
+
+// audience is the sessions of one user, or of one client of a user. It is there as
+// long as it has watchers.
+type audience struct {
+	watchers map[*Watcher]struct{}
+	// lsn is the least position that a watcher or a write checkpoint waits for. Who
+	// waits for a greater one is woken too early, and waits again.
+	lsn   source.LSN
+	place int // in Hub.waiting; -1 if nobody waits
+}
+
+func (a *audience) wake() {
+	for w := range a.watchers {
+		w.dirty.Write = true
+		w.wake()
+	}
 }
 
 // NewHub returns a Hub whose newest checkpoint is c, the one recovered from storage.
@@ -64,7 +81,7 @@ func NewHub(c storage.Checkpoint) *Hub {
 		watchers: map[*Watcher]struct{}{},
 		buckets:  map[storage.BucketKey]map[*Watcher]int{},
 		lookups:  map[storage.LookupKey]map[*Watcher]struct{}{},
-		users:    map[string]map[*Watcher]struct{}{},
+		users:    map[string]*audience{},
 	}
 }
 
@@ -84,8 +101,9 @@ func (h *Hub) Publish(c storage.Checkpoint, changes Changes) {
 	if c.LSN < h.latest.LSN {
 		// Positions that were given out are worth nothing any more: who waits for one
 		// looks for another.
-		for _, w := range h.waiting {
-			h.wakeUser(w.user)
+		for _, a := range h.waiting {
+			a.place = -1
+			a.wake()
 		}
 		h.waiting = nil
 	}
@@ -112,8 +130,7 @@ func (h *Hub) Publish(c storage.Checkpoint, changes Changes) {
 		h.publishMany(changes.Many)
 	}
 	for len(h.waiting) > 0 && h.waiting[0].lsn <= c.LSN {
-		next := heap.Pop(&h.waiting).(waiter)
-		h.wakeUser(next.user)
+		heap.Pop(&h.waiting).(*audience).wake()
 	}
 }
 
@@ -160,24 +177,22 @@ func weight(c *Changes) int {
 func (h *Hub) WriteCheckpoint(user string, lsn source.LSN) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.users[user] == nil {
-		return // a session that comes later looks for itself
+	if a := h.users[user]; a != nil { // a session that comes later looks for itself
+		h.await(a, lsn)
 	}
-	h.await(user, lsn)
 }
 
-func (h *Hub) await(user string, lsn source.LSN) {
-	if lsn <= h.latest.LSN {
-		h.wakeUser(user)
-		return
-	}
-	heap.Push(&h.waiting, waiter{lsn, user})
-}
-
-func (h *Hub) wakeUser(user string) {
-	for w := range h.users[user] {
-		w.dirty.Write = true
-		w.wake()
+// await wakes an audience once lsn is reached, which may be now.
+func (h *Hub) await(a *audience, lsn source.LSN) {
+	switch {
+	case lsn <= h.latest.LSN:
+		a.wake()
+	case a.place < 0:
+		a.lsn = lsn
+		heap.Push(&h.waiting, a)
+	case lsn < a.lsn:
+		a.lsn = lsn
+		heap.Fix(&h.waiting, a.place)
 	}
 }
 
@@ -195,9 +210,10 @@ func (d *Dirty) Any() bool { return d.All || d.Lookups || d.Write || len(d.Bucke
 // Watcher is one session's place at the Hub. Its own methods, but for C, are for
 // the session's goroutine.
 type Watcher struct {
-	hub  *Hub
-	user string
-	c    chan struct{}
+	hub      *Hub
+	user     string
+	audience *audience
+	c        chan struct{}
 
 	// guarded by hub.mu
 	dirty   Dirty
@@ -214,9 +230,10 @@ func (h *Hub) Watch(user string) *Watcher {
 	defer h.mu.Unlock()
 	h.watchers[w] = struct{}{}
 	if h.users[user] == nil {
-		h.users[user] = map[*Watcher]struct{}{}
+		h.users[user] = &audience{watchers: map[*Watcher]struct{}{}, place: -1}
 	}
-	h.users[user][w] = struct{}{}
+	w.audience = h.users[user]
+	w.audience.watchers[w] = struct{}{}
 	w.version = h.version
 	return w
 }
@@ -344,11 +361,12 @@ func (w *Watcher) Set(buckets []storage.BucketKey, lookups []storage.LookupKey) 
 	w.catchUp()
 }
 
-// Await asks to be woken with Write once lsn is reached.
+// Await asks to be woken with Write once lsn is reached. It may be woken before, on
+// account of another write checkpoint of the user: it then has to ask again.
 func (w *Watcher) Await(lsn source.LSN) {
 	w.hub.mu.Lock()
 	defer w.hub.mu.Unlock()
-	w.hub.await(w.user, lsn)
+	w.hub.await(w.audience, lsn)
 }
 
 func (w *Watcher) unset() {
@@ -374,29 +392,38 @@ func (w *Watcher) Close() {
 	defer h.mu.Unlock()
 	w.unset()
 	delete(h.watchers, w)
-	delete(h.users[w.user], w)
-	if len(h.users[w.user]) == 0 {
-		delete(h.users, w.user)
+	delete(w.audience.watchers, w)
+	if len(w.audience.watchers) > 0 {
+		return
 	}
+	if w.audience.place >= 0 {
+		heap.Remove(&h.waiting, w.audience.place)
+	}
+	delete(h.users, w.user)
 }
 
-// waiter is a user whose write checkpoint waits for an LSN.
-type waiter struct {
-	lsn  source.LSN
-	user string
-}
-
-// waiters is a heap, least LSN first. It holds at most one entry for each write
-// checkpoint requested and each session begun since the source last moved.
-type waiters []waiter
+// waiters is a heap of those whose write checkpoints wait, least LSN first: each user
+// once, however many requests and sessions it has.
+type waiters []*audience
 
 func (s waiters) Len() int           { return len(s) }
 func (s waiters) Less(i, j int) bool { return s[i].lsn < s[j].lsn }
-func (s waiters) Swap(i, j int)      { s[i], s[j] = s[j], s[i] }
-func (s *waiters) Push(x any)        { *s = append(*s, x.(waiter)) }
+func (s waiters) Swap(i, j int) {
+	s[i], s[j] = s[j], s[i]
+	s[i].place, s[j].place = i, j
+}
+
+func (s *waiters) Push(x any) {
+	a := x.(*audience)
+	a.place = len(*s)
+	*s = append(*s, a)
+}
+
 func (s *waiters) Pop() any {
 	old := *s
-	x := old[len(old)-1]
-	*s = old[:len(old)-1]
-	return x
+	last := len(old) - 1
+	a := old[last]
+	old[last] = nil
+	*s, a.place = old[:last], -1
+	return a
 }

@@ -194,9 +194,53 @@ func TestCloseForgets(t *testing.T) {
 	w := h.Watch("u")
 	w.Take()
 	w.Set([]storage.BucketKey{key(1)}, []storage.LookupKey{lookup(1)})
+	w.Await(7)
 	w.Close()
-	if len(h.watchers)+len(h.buckets)+len(h.lookups)+len(h.users) != 0 {
-		t.Errorf("left behind: %d watchers, %d buckets, %d lookups, %d users", len(h.watchers), len(h.buckets), len(h.lookups), len(h.users))
+	if len(h.watchers)+len(h.buckets)+len(h.lookups)+len(h.users)+len(h.waiting) != 0 {
+		t.Errorf("left behind: %d watchers, %d buckets, %d lookups, %d users, %d who wait",
+			len(h.watchers), len(h.buckets), len(h.lookups), len(h.users), len(h.waiting))
+	}
+}
+
+// However many write checkpoints users ask for while the source stands still, each user
+// waits once, and for the first of them.
+func TestWaitersAreBounded(t *testing.T) {
+	const users, requests = 50, 200
+	h := NewHub(at(0, 0))
+	rng := rand.New(rand.NewPCG(5, 5))
+	var watchers []*Watcher
+	first := make([]source.LSN, users)
+	for i := range users {
+		watchers = append(watchers, h.Watch(fmt.Sprint(i)), h.Watch(fmt.Sprint(i))) // two sessions
+		for n := range requests {
+			lsn := source.LSN(1 + rng.IntN(1000))
+			if n == 0 || lsn < first[i] {
+				first[i] = lsn
+			}
+			if n%2 == 0 {
+				h.WriteCheckpoint(fmt.Sprint(i), lsn)
+			} else {
+				watchers[2*i].Await(lsn)
+			}
+		}
+	}
+	if len(h.waiting) != users {
+		t.Fatalf("%d wait, want each of %d users once", len(h.waiting), users)
+	}
+	for i := 0; i < users; i += 3 { // some leave
+		watchers[2*i].Close()
+		watchers[2*i+1].Close()
+	}
+	for lsn := source.LSN(1); lsn <= 1000; lsn++ {
+		h.Publish(at(0, lsn), Changes{})
+		for i, w := range watchers {
+			if want := i/2%3 != 0 && lsn == first[i/2]; woken(w) != want {
+				t.Fatalf("session %d woken at %s: %v, want %v", i, lsn, !want, want)
+			}
+		}
+	}
+	if len(h.waiting) != 0 {
+		t.Errorf("%d still wait", len(h.waiting))
 	}
 }
 
