@@ -251,13 +251,28 @@ func (d *detached) write(b []byte) error {
 	}
 	if len(b) > 0 { // an empty chunk would be the end
 		*out = append(strconv.AppendInt(*out, int64(len(b)), 16), "\r\n"...)
-		*out = append(append(*out, b...), "\r\n"...)
 	}
 	_ = d.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
-	_, err := d.conn.Write(*out)
+	var err error
+	if len(b) <= copiedChunk {
+		if *out = append(*out, b...); len(b) > 0 {
+			*out = append(*out, "\r\n"...)
+		}
+		_, err = d.conn.Write(*out)
+		d.recycle(out)
+		return err
+	}
+	// What frames a large chunk is copied instead, into something of its own size: the
+	// write may take as long as writeTimeout.
+	head := bytes.Clone(*out)
 	d.recycle(out)
+	parts := net.Buffers{head, b, []byte("\r\n")}
+	_, err = parts.WriteTo(d.conn)
 	return err
 }
+
+// copiedChunk is the size up to which a chunk is copied to go out with what frames it.
+const copiedChunk = 4 << 10
 
 // end writes the last chunk.
 func (d *detached) end() error {

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 )
 
 // tap is a connection that keeps what each write was, and the deadlines.
@@ -152,6 +154,48 @@ func TestWireAwaits(t *testing.T) {
 	client.Close()
 	if err := w.await(time.Hour); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("await of a client that is gone: %v", err)
+	}
+}
+
+// identifying is a connection that notes whether it was given a slice itself.
+type identifying struct {
+	tap
+	wanted *byte
+	given  bool
+}
+
+func (c *identifying) Write(b []byte) (int, error) {
+	c.given = c.given || len(b) > 0 && &b[0] == c.wanted
+	return c.tap.Write(b)
+}
+
+// A large chunk is written from where it lies: a client that does not read holds it
+// once. Small ones go out in one write with what frames them.
+func TestChunksOnTheWire(t *testing.T) {
+	h := &Handler{buffers: sync.Pool{New: func() any { return new([]byte) }}}
+	for _, size := range []int{0, 1, copiedChunk, copiedChunk + 1, 1 << 20} {
+		chunk := []byte(strings.Repeat("x", size))
+		c := &identifying{wanted: unsafe.SliceData(chunk)}
+		d := &detached{Handler: h, conn: c, header: http.Header{"A": {"b"}}}
+		for range 2 {
+			if err := d.write(chunk); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := d.end(); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(strings.NewReader(strings.Join(c.writes, ""))), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || string(body) != string(chunk)+string(chunk) {
+			t.Errorf("%d bytes twice: %d arrived, %v", size, len(body), err)
+		}
+		if large := size > copiedChunk; c.given != large || !large && len(c.writes) != 3 {
+			t.Errorf("%d bytes: written as they are: %v, in %d writes", size, c.given, len(c.writes))
+		}
 	}
 }
 
