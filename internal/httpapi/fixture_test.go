@@ -307,7 +307,7 @@ func (p *pipes) dial(context.Context, string, string) (net.Conn, error) {
 // when stop returns.
 func (s *service) serve() (client *http.Client, listener *pipes, stop func()) {
 	listener = &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
-	web := &http.Server{Handler: s.handler, ConnState: s.handler.ConnState, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.config.Log.Handler(), slog.LevelDebug)}
+	web := httpapi.NewServer(s.handler, httpapi.DefaultBounds(), s.config.Log)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = web.Serve(listener) })
 	transport := &http.Transport{DialContext: listener.dial, DisableCompression: true}

@@ -56,7 +56,6 @@ const jsonType = "application/json"
 func TestRefusals(t *testing.T) {
 	s := newService(t, nil)
 	good := "Token " + token(nil)
-	big := `{"x":"` + strings.Repeat("x", 2<<20) + `"}`
 	for _, c := range []struct {
 		name, method, path, body, authorization string
 		status                                  int
@@ -78,7 +77,6 @@ func TestRefusals(t *testing.T) {
 		{"not valid", "POST", "/sync/stream", `{"buckets":[{"name":"a"}]}`, good, 400, "PSYNC_S2001", "/buckets/0 must have required property 'after'"},
 		{"not valid and no token", "POST", "/sync/stream", `{"buckets":1}`, "", 400, "PSYNC_S2001", "/buckets"},
 		{"null parameters", "POST", "/sync/stream", `{"parameters":null}`, good, 400, "PSYNC_S2001", "/parameters"},
-		{"too large", "POST", "/sync/stream", big, good, 413, "FST_ERR_CTP_BODY_TOO_LARGE", "1051136"},
 		{"unknown path", "GET", "/nothing/here", "", good, 404, "PSYNC_S2002", "/nothing/here"},
 		{"unknown method", "GET", "/sync/stream", "", good, 404, "PSYNC_S2002", "GET"},
 		{"unknown path, no token", "POST", "/x", "{", "", 404, "PSYNC_S2002", "/x"},
@@ -103,22 +101,6 @@ func TestRefusals(t *testing.T) {
 	}
 	if n := s.store.snapshots(); n != 0 {
 		t.Errorf("%d snapshots are open", n)
-	}
-}
-
-// slow is a body that never comes to its end.
-type slow struct{}
-
-func (slow) Read([]byte) (int, error) { return 0, errors.New("i/o timeout") }
-
-func TestBrokenBody(t *testing.T) {
-	s := newService(t, nil)
-	w := httptest.NewRecorder()
-	r := httptest.NewRequest("POST", "/sync/stream", io.MultiReader(strings.NewReader(`{"buckets`), slow{}))
-	r.Header.Set("Content-Type", jsonType)
-	s.handler.ServeHTTP(w, r)
-	if got := refused(t, w); got.Status != 400 {
-		t.Errorf("got %+v", got)
 	}
 }
 

@@ -213,18 +213,6 @@ func TestSocketRefusals(t *testing.T) {
 			p.want("0: error 0x101 ", "closed: 1000")
 		})
 	})
-	t.Run("too large", func(t *testing.T) {
-		inBubble(t, func(t *testing.T, s *service, client *http.Client) {
-			p := dial(t, client)
-			defer p.close()
-			p.setup(authorized(nil), nil)
-			go func() {
-				f := rsocket.Frame{Stream: 1, Type: rsocket.RequestStream, N: 1, Data: make([]byte, 2<<20)}
-				_ = p.conn.Write(context.Background(), websocket.MessageBinary, f.Append(nil))
-			}()
-			p.want("closed: ")
-		})
-	})
 	t.Run("stopping", func(t *testing.T) {
 		s := newService(t, nil)
 		close(s.drain)

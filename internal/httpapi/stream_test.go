@@ -462,32 +462,6 @@ func TestConnections(t *testing.T) {
 	})
 }
 
-// A body that does not come is given up.
-func TestSlowBody(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newService(t, nil)
-		_, listener, stop := s.serve()
-		defer stop()
-		conn, err := listener.dial(context.Background(), "", "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		start := time.Now()
-		if _, err := io.WriteString(conn, "POST /sync/stream HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"); err != nil {
-			t.Fatal(err)
-		}
-		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		if resp.StatusCode != 400 || time.Since(start) != 30*time.Second {
-			t.Errorf("status %d after %s", resp.StatusCode, time.Since(start))
-		}
-	})
-}
-
 // Compressed lines arrive as soon as they are sent, and the body ends in order.
 func TestCompression(t *testing.T) {
 	for accept, unpack := range map[string]func(io.Reader) (io.Reader, error){

@@ -68,7 +68,8 @@ func newMetrics(port int, m measured) (*metrics, error) {
 
 // Run serves until ctx ends.
 func (m *metrics) Run(ctx context.Context) error {
-	web := &http.Server{Handler: m.handler, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes, WriteTimeout: time.Minute}
+	bounds := httpapi.DefaultBounds()
+	web := &http.Server{Handler: m.handler, ReadHeaderTimeout: bounds.Header, IdleTimeout: bounds.Idle, MaxHeaderBytes: bounds.HeaderBytes, WriteTimeout: time.Minute}
 	var others sync.WaitGroup
 	defer others.Wait()
 	stop := context.AfterFunc(ctx, func() { _ = web.Close() })

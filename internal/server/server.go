@@ -34,15 +34,8 @@ import (
 	"github.com/millrace-sync/millrace/internal/streams"
 )
 
-const (
-	// drainTime is how long streams have to end after a signal.
-	drainTime = 8 * time.Second
-	// readHeaderTimeout bounds a request's header, idleTimeout a connection between
-	// requests; the reference keeps idle connections for 72 s.
-	readHeaderTimeout = 10 * time.Second
-	idleTimeout       = 72 * time.Second
-	maxHeaderBytes    = 64 << 10
-)
+// drainTime is how long streams have to end after a signal.
+const drainTime = 8 * time.Second
 
 // SyncConfigError says that the sync config does not compile.
 type SyncConfigError struct{ Diagnostics []streams.Diagnostic }
@@ -261,11 +254,7 @@ type failing interface {
 // host serves requests and works until ctx ends: then it closes draining, lets
 // streams end, and stops the work last. A store that fails ends everything at once.
 func (s *service) host(ctx context.Context, h handler, draining chan struct{}, store failing, list ...work) error {
-	web := &http.Server{
-		Handler: h, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
-		ConnState: h.ConnState,
-		ErrorLog:  slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}
+	web := httpapi.NewServer(h, httpapi.DefaultBounds(), s.log)
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, gctx := errgroup.WithContext(working)
