@@ -18,7 +18,8 @@ import (
 //
 // The answers are those of now, the message is of the past. They are used only for
 // what a later message would correct: the root of a partition, the primary key of
-// a table with REPLICA IDENTITY FULL, how a type is made up.
+// a table with REPLICA IDENTITY FULL, how a type is made up, and which heap the rows
+// are in: rows that are read because it is another one are read later still.
 type catalog struct {
 	config   Config
 	registry *pgtypes.Registry
@@ -73,7 +74,7 @@ func (c *catalog) ask(ctx context.Context, rel relation) (t *source.Table, retyp
 	t = rel.table(c.registry)
 	var primary []string
 	if len(list) > 0 { // else it was dropped since
-		t.RootSchema, t.RootName = list[0].RootSchema, list[0].RootName
+		t.RootSchema, t.RootName, t.Heap = list[0].RootSchema, list[0].RootName, list[0].Heap
 		primary = rel.covered(list[0].primaryNames())
 	}
 	if t.Identity == source.IdentityFull || t.Identity == source.IdentityNothing {

@@ -202,7 +202,7 @@ func (d *decoder) relation(r *reader, events []Event) ([]Event, error) {
 func (k *known) same(o *known) bool {
 	a, b := k.table, o.table
 	return k.rel.schema == o.rel.schema && k.rel.name == o.rel.name && a.Identity == b.Identity &&
-		a.RootSchema == b.RootSchema && a.RootName == b.RootName &&
+		a.RootSchema == b.RootSchema && a.RootName == b.RootName && a.Heap == b.Heap &&
 		slices.EqualFunc(k.rel.columns, o.rel.columns, func(x, y relationColumn) bool {
 			return x.name == y.name && x.typ == y.typ && x.typmod == y.typmod
 		}) &&

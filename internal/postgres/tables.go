@@ -40,6 +40,7 @@ type Problem struct {
 // described is what the catalog says of a table.
 type described struct {
 	OID         uint32   `json:"oid"`
+	Heap        uint32   `json:"heap"` // pg_class.relfilenode
 	Schema      string   `json:"schema"`
 	Name        string   `json:"name"`
 	Identity    string   `json:"identity"`    // pg_class.relreplident
@@ -69,7 +70,7 @@ type column struct {
 // publication's name is $1.
 const describeSQL = `
 SELECT pg_catalog.json_build_object(
-  'oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'identity', c.relreplident, 'persistence', c.relpersistence,
+  'oid', c.oid::bigint, 'heap', c.relfilenode::bigint, 'schema', n.nspname, 'name', c.relname, 'identity', c.relreplident, 'persistence', c.relpersistence,
   'root_schema', coalesce(rn.nspname, ''), 'root_name', coalesce(r.relname, ''),
   'columns', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('number', a.attnum, 'name', a.attname, 'type', a.atttypid::bigint, 'generated', a.attgenerated) ORDER BY a.attnum)
     FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
@@ -254,7 +255,7 @@ func identityOf(relreplident string) source.Identity {
 }
 
 func (d *described) table(registry *pgtypes.Registry) *source.Table {
-	t := &source.Table{ID: source.TableID(d.OID), Schema: d.Schema, Name: d.Name, RootSchema: d.RootSchema, RootName: d.RootName}
+	t := &source.Table{ID: source.TableID(d.OID), Schema: d.Schema, Name: d.Name, RootSchema: d.RootSchema, RootName: d.RootName, Heap: d.Heap}
 	var key func(string) bool
 	t.Identity, key = d.identity()
 	for i := range d.Columns {

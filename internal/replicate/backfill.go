@@ -212,7 +212,8 @@ func (a *Applier) align(table source.TableID) {
 		}
 	}
 	each(func(_ *storage.Definition, p *storage.TableProgress) {
-		if least == nil || p.Rows < least.Rows {
+		// One that has not begun is behind one that has come past a part without rows.
+		if least == nil || p.After == nil || least.After != nil && p.Rows < least.Rows {
 			least = p
 		}
 	})

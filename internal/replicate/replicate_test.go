@@ -335,6 +335,19 @@ func (b *bench) begin() {
 	b.Backfill(b.defs, []*source.Table{b.table}, func(storage.DefinitionID, *source.Table) bool { return true })
 }
 
+// A definition that is new is read from the beginning, also where another has come past a
+// part of the table in which there were no rows.
+func TestNewDefinitionIsReadFromTheBeginning(t *testing.T) {
+	b := newBench(t, notes(source.IdentityDefault))
+	b.defs[0].Tables = []storage.TableProgress{{Table: b.table.ID, Shape: b.table.Shape(), After: []string{"m"}}}
+	b.begin()
+	for _, d := range b.Definitions() {
+		if p := d.Tables[0]; p.After != nil || p.Done {
+			t.Errorf("definition %d goes on with %+v", d.ID, p)
+		}
+	}
+}
+
 func TestStreamWinsOverChunk(t *testing.T) {
 	b := newBench(t, notes(source.IdentityDefault))
 	b.begin()

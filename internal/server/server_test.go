@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/millrace-sync/millrace/internal/admin"
 	"github.com/millrace-sync/millrace/internal/pgtest"
 )
 
@@ -64,14 +65,17 @@ func TestChangesReachTheirOwners(t *testing.T) {
 }
 
 // Each paragraph of the script alters the tables in some way; after each, the
-// client must show what the streams' SQL gives. In the second run the service is away
-// meanwhile, so the catalog that it then reads is ahead of the stream.
+// client must show what the streams' SQL gives. In the second run the tables have been
+// read to their end before, so that nothing but the alteration itself has them read; in
+// the third the service is away meanwhile, so the catalog that it then reads is ahead of
+// the stream.
 func TestSchemaChanges(t *testing.T) {
-	t.Run("serving", func(t *testing.T) { schemaChanges(t, false) })
-	t.Run("away", func(t *testing.T) { schemaChanges(t, true) })
+	t.Run("serving", func(t *testing.T) { schemaChanges(t, false, false) })
+	t.Run("settled", func(t *testing.T) { schemaChanges(t, true, false) })
+	t.Run("away", func(t *testing.T) { schemaChanges(t, true, true) })
 }
 
-func schemaChanges(t *testing.T, away bool) {
+func schemaChanges(t *testing.T, settled, away bool) {
 	const config = `
 config: {edition: 3}
 streams:
@@ -92,10 +96,17 @@ streams:
 	for _, step := range steps {
 		name, sql, _ := strings.Cut(step, "\n")
 		if step != steps[0] {
+			if settled {
+				in.untilStatus("the end of all reading", func(s *admin.Status) bool { return len(s.Backfill) == 0 })
+			}
 			if away {
 				in.stop()
 			}
-			exec(t, conn, sql)
+			if settled {
+				execScript(t, conn, sql)
+			} else {
+				exec(t, conn, sql) // in one transaction
+			}
 			if away {
 				in.start(config)
 			}

@@ -259,7 +259,7 @@ func (f *follower) table(t *source.Table, commit replicate.CommitFunc) error {
 	for _, w := range bound.Warnings() {
 		f.log.Warn("the sync config does not fit the table", "table", t.QualifiedName(), "warning", w.Message, "hint", w.Hint)
 	}
-	f.log.Info("a table is new or has been altered: it is read", "table", t.QualifiedName())
+	f.log.Info("a table is new, or was altered or written anew: it is read", "table", t.QualifiedName())
 	f.backfill.want(t, f.applier)
 	// The stream may be behind what the catalog was last seen to say, which would then
 	// not come again.

@@ -89,6 +89,9 @@ type Table struct {
 	// Root names the partitioned table that this one is a partition of, the
 	// topmost if there are several levels; empty for a table that is none.
 	RootSchema, RootName string
+	// Heap tells apart the copies of its rows: after an alteration that wrote them all
+	// anew, perhaps with other values, it is another one. 0 if it is not known.
+	Heap uint32
 }
 
 // Column is one column of a Table.
@@ -103,10 +106,12 @@ type Column struct {
 func (t *Table) QualifiedName() string { return t.Schema + "." + t.Name }
 
 // Shape returns a digest of what rows of this version of the table mean: its name,
-// its replica identity, and its columns with their types and order.
+// its replica identity, its columns with their types and order, and its Heap, as an
+// alteration that writes all rows anew (a type's length or precision, a type with
+// USING) may say nothing else of what it did.
 func (t *Table) Shape() string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%q %q %q %q %d", t.Schema, t.Name, t.RootSchema, t.RootName, t.Identity)
+	fmt.Fprintf(h, "%q %q %q %q %d %d", t.Schema, t.Name, t.RootSchema, t.RootName, t.Identity, t.Heap)
 	for i := range t.Columns {
 		c := &t.Columns[i]
 		fmt.Fprintf(h, " %q %q %t", c.Name, c.Type.Name(), c.Key)

@@ -131,6 +131,23 @@ UPDATE notes SET body = 'beside a large value';
 ALTER TABLE notes ALTER COLUMN big TYPE text USING 'rewritten ' || big;
 UPDATE notes SET body = 'after it was rewritten';
 
+-- values shortened by an alteration, and nothing else happens
+ALTER TABLE notes ALTER COLUMN big TYPE varchar(2000) USING left(big, 2000);
+
+-- the same under the same name of the type, which keeps the length to itself
+ALTER TABLE notes ALTER COLUMN big TYPE varchar(1500) USING left(big, 1500);
+
+-- the same, and the value left out of the next update
+ALTER TABLE notes ALTER COLUMN big TYPE varchar(1200) USING left(big, 1200);
+UPDATE notes SET body = 'after it was shortened';
+
+-- all rows written anew as they are
+VACUUM FULL notes;
+
+-- all rows taken away and others put
+TRUNCATE notes;
+INSERT INTO notes (id, body, z, big) VALUES ('t', 'after all went', 6, repeat('big', 300)), ('u', 'too', 7, '');
+
 -- the replica identity an index of other columns
 ALTER TABLE notes ALTER COLUMN body SET NOT NULL;
 UPDATE notes SET body = body || z;
