@@ -135,37 +135,61 @@ func (k hmacKey) VerifyPayload(payload, signature []byte, alg jose.SignatureAlgo
 // maxRemoteKeys bounds the keys of one remote key set.
 const maxRemoteKeys = 100
 
-// parseKeySet reads a JWKS document. Keys that are not for verifying signatures, or
-// of kinds that are not known, are left out: issuers list keys for other purposes
-// beside them. Shared secrets are left out too, as they have no business there.
-func parseKeySet(doc []byte, p policy) ([]*key, error) {
+// unfit is a key of a remote key set that cannot verify anything here, though nothing
+// says that it is for another purpose.
+type unfit struct {
+	id  string // empty if it has none
+	why string
+}
+
+// parseKeySet reads a JWKS document. Keys that are not for verifying signatures are
+// left out: issuers list keys for other purposes beside them. So are shared secrets,
+// which have no business there. Keys of kinds that are not known are left out and
+// listed, for who wonders why their tokens are refused.
+func parseKeySet(doc []byte, p policy) ([]*key, []unfit, error) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
 	if err := json.Unmarshal(doc, &set); err != nil {
-		return nil, fmt.Errorf("not a JSON object with keys: %w", err)
+		return nil, nil, fmt.Errorf("not a JSON object with keys: %w", err)
 	}
 	if set.Keys == nil {
-		return nil, errors.New("the document has no list of keys")
+		return nil, nil, errors.New("the document has no list of keys")
 	}
 	if len(set.Keys) > maxRemoteKeys {
-		return nil, fmt.Errorf("%d keys, more than %d", len(set.Keys), maxRemoteKeys)
+		return nil, nil, fmt.Errorf("%d keys, more than %d", len(set.Keys), maxRemoteKeys)
 	}
 	var out []*key
+	var left []unfit
 	for _, raw := range set.Keys {
 		var about struct {
+			ID         string   `json:"kid"`
 			Type       string   `json:"kty"`
+			Curve      string   `json:"crv"`
+			Use        string   `json:"use"`
 			Operations []string `json:"key_ops"`
 		}
-		var jwk jose.JSONWebKey
-		if json.Unmarshal(raw, &about) != nil || about.Type == "oct" ||
-			about.Operations != nil && !slices.Contains(about.Operations, "verify") ||
-			json.Unmarshal(raw, &jwk) != nil {
+		err := json.Unmarshal(raw, &about)
+		switch {
+		case err != nil:
+		case about.Type == "oct", about.Use != "" && about.Use != "sig",
+			about.Operations != nil && !slices.Contains(about.Operations, "verify"):
 			continue
+		case about.Type == "OKP" && about.Curve != "Ed25519":
+			err = fmt.Errorf("keys on the curve %.40q are not supported: use one on Ed25519", about.Curve)
+		default:
+			var jwk jose.JSONWebKey
+			var k *key
+			if err = json.Unmarshal(raw, &jwk); err == nil {
+				k, err = newKey(jwk, p)
+			}
+			if err == nil {
+				out = append(out, k)
+			}
 		}
-		if k, err := newKey(jwk, p); err == nil {
-			out = append(out, k)
+		if err != nil {
+			left = append(left, unfit{about.ID, shorten(err.Error())})
 		}
 	}
-	return out, nil
+	return out, left, nil
 }

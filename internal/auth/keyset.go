@@ -41,6 +41,7 @@ type keySet struct {
 
 	mu      sync.Mutex
 	keys    []*key
+	unfit   []unfit
 	digest  [sha256.Size]byte // of the document that keys are from
 	fetched time.Time         // zero before the first success
 	// generation counts the documents that differed from the one before.
@@ -78,6 +79,7 @@ func (f *flight) await(ctx context.Context) {
 // view is a set's keys at one time.
 type view struct {
 	keys       []*key
+	unfit      []unfit
 	generation uint64
 	usable     bool  // keys were fetched, and not too long ago
 	err        error // why they are not usable
@@ -108,7 +110,7 @@ func (s *keySet) view() view {
 }
 
 func (s *keySet) look() view {
-	v := view{keys: s.keys, generation: s.generation, usable: s.age() < expireAfter}
+	v := view{keys: s.keys, unfit: s.unfit, generation: s.generation, usable: s.age() < expireAfter}
 	if !v.usable {
 		v.err = s.unavailable()
 	}
@@ -160,27 +162,35 @@ func (s *keySet) start(ctx context.Context) *flight {
 	s.wg.Go(func() {
 		defer cancel()
 		defer punctual()
-		keys, digest, err := s.load(ctx)
+		loaded, err := s.load(ctx)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.flight = nil
 		s.err = err
 		if err == nil {
-			if digest != s.digest {
+			if loaded.digest != s.digest {
 				s.generation++
+				s.warn(loaded.unfit)
 			}
-			s.keys, s.digest, s.fetched = keys, digest, s.now()
+			s.keys, s.unfit, s.digest, s.fetched = loaded.keys, loaded.unfit, loaded.digest, s.now()
 		}
 		close(f.done)
 	})
 	return f
 }
 
-func (s *keySet) load(ctx context.Context) (keys []*key, digest [sha256.Size]byte, err error) {
+// loaded is what one fetch brought.
+type loaded struct {
+	keys   []*key
+	unfit  []unfit
+	digest [sha256.Size]byte
+}
+
+func (s *keySet) load(ctx context.Context) (l loaded, err error) {
 	doc, err := s.fetch(ctx)
 	var e *protocol.Error
 	if err == nil {
-		if keys, err = parseKeySet(doc, s.policy); err != nil {
+		if l.keys, l.unfit, err = parseKeySet(doc, s.policy); err != nil {
 			e = protocol.Errorf(protocol.KeysInvalid, "The token's keys are not a key set; see the service's log")
 		}
 	} else if !errors.As(err, &e) {
@@ -191,14 +201,22 @@ func (s *keySet) load(ctx context.Context) (keys []*key, digest [sha256.Size]byt
 		// The error is copied, as it may be in its own cause's chain.
 		failed := *e
 		failed.Err = err
-		return nil, digest, &failed
+		return loaded{}, &failed
 	}
-	ids := make([]string, len(keys))
-	for i, k := range keys {
+	ids := make([]string, len(l.keys))
+	for i, k := range l.keys {
 		ids[i] = k.id
 	}
 	s.log.Debug("fetched a key set", "uri", s.uri, "kids", ids)
-	return keys, sha256.Sum256(doc), nil
+	l.digest = sha256.Sum256(doc)
+	return l, nil
+}
+
+// warn tells of keys that a new document has and that are of no use.
+func (s *keySet) warn(list []unfit) {
+	for _, u := range list {
+		s.log.Warn("a key of a key set cannot be used: tokens signed with it are refused", "uri", s.uri, "kid", shorten(u.id), "reason", u.why)
+	}
 }
 
 // allow takes one fetch from the leaky bucket.

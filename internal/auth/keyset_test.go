@@ -3,8 +3,10 @@ package auth
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -364,15 +366,18 @@ func TestKeySets(t *testing.T) {
 	a, rsaKey := edKey("a"), rsaPair().Public
 	rsaKey.Use, rsaKey.Algorithm = "", ""
 	many := strings.Repeat(member(a, "")+",", maxRemoteKeys) + member(a, "")
+	// want are the ids of the keys that are used, and behind a bar how many are listed as
+	// of no use.
 	for name, c := range map[string]struct{ doc, want string }{
-		"a key":              {`{"keys":[` + member(a, `,"use":"sig","key_ops":["verify"],"alg":"EdDSA","x":""`) + `]}`, ""},
+		"a key":              {`{"keys":[` + member(a, `,"use":"sig","key_ops":["verify"],"alg":"EdDSA","x":""`) + `]}`, " | 1"},
 		"plain":              {`{"keys":[` + member(a, "") + `],"more":1}`, "a"},
 		"two":                {`{"keys":[` + member(a, "") + `,` + member(rsaKey, "") + `]}`, "a " + rsaKey.KeyID},
 		"use":                {`{"keys":[` + member(rsaKey, `,"use":"enc"`) + `,` + member(a, `,"use":"sig"`) + `]}`, "a"},
 		"key_ops":            {`{"keys":[` + member(rsaKey, `,"key_ops":["encrypt"]`) + `,` + member(a, `,"key_ops":["sign","verify"]`) + `]}`, "a"},
 		"shared secret":      {`{"keys":[{"kty":"oct","kid":"o","k":"c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0"},` + member(a, "") + `]}`, "a"},
-		"unknown kinds":      {`{"keys":[{"kty":"OKP","crv":"Ed448","kid":"4","x":"AA"},{"kty":"new"},{},5,null,` + member(a, "") + `]}`, "a"},
-		"alg of other kinds": {`{"keys":[` + member(rsaKey, `,"alg":"RSA-OAEP"`) + `,` + member(a, "") + `]}`, "a"},
+		"unknown kinds":      {`{"keys":[{"kty":"OKP","crv":"Ed448","kid":"4","x":"AA"},{"kty":"new"},{},5,null,` + member(a, "") + `]}`, "a | 5"},
+		"alg of other kinds": {`{"keys":[` + member(rsaKey, `,"alg":"RSA-OAEP"`) + `,` + member(a, "") + `]}`, "a | 1"},
+		"not for signatures": {`{"keys":[{"kty":"OKP","crv":"X448","use":"enc"},` + member(a, "") + `]}`, "a"},
 		"empty":              {`{"keys":[]}`, ""},
 		"no keys":            {`{}`, "error"},
 		"keys is no list":    {`{"keys":{}}`, "error"},
@@ -381,12 +386,15 @@ func TestKeySets(t *testing.T) {
 		"too many":           {`{"keys":[` + many + `]}`, "error"},
 		"as many as allowed": {`{"keys":[` + strings.TrimPrefix(many, member(a, "")+",") + `]}`, strings.TrimSpace(strings.Repeat("a ", maxRemoteKeys))},
 	} {
-		list, err := parseKeySet([]byte(c.doc), ordinary)
+		list, left, err := parseKeySet([]byte(c.doc), ordinary)
 		var ids []string
 		for _, k := range list {
 			ids = append(ids, k.id)
 		}
 		got := strings.Join(ids, " ")
+		if len(left) > 0 {
+			got += fmt.Sprint(" | ", len(left))
+		}
 		if err != nil {
 			got = "error"
 		}
@@ -394,6 +402,53 @@ func TestKeySets(t *testing.T) {
 			t.Errorf("%s: %q (%v), want %q", name, got, err, c.want)
 		}
 	}
+}
+
+// Keys that cannot be used, as those on Ed448, are named in the log once for each
+// document, and so is why a token that names one is refused.
+func TestUnfitKeysAreNamed(t *testing.T) {
+	var log bytes.Buffer
+	a := edKey("a")
+	ed448 := `{"kty":"OKP","crv":"Ed448","kid":"four","use":"sig","alg":"EdDSA","x":"X9dEm1m0Yf0s54fsYWrUah2hNCSFpw4fig6nXYDpZ3jt8SR2m0bHBhvWeD3x5Q9s0foavq_oJWGA"}`
+	with := strings.Replace(string(keySetOf(t, a)), `"keys":[`, `"keys":[`+ed448+",", 1)
+	s := &issuer{doc: []byte(with)}
+	signed := func(kid string) string {
+		enc := base64.RawURLEncoding.EncodeToString
+		payload, err := json.Marshal(good(time.Now()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return enc([]byte(`{"alg":"EdDSA"`+kid+`}`)) + "." + enc(payload) + "." + enc(make([]byte, 114))
+	}
+	synctest.Test(t, func(t *testing.T) {
+		v, err := newVerifier(Config{KeySetURIs: []string{"https://issuer.example/jwks"}, Audience: []string{"app"}, Log: slog.New(slog.NewTextHandler(&log, nil))}, addressRule{}, s.fetch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.Close()
+		const reason = `the curve "Ed448" are not supported`
+		for range 3 {
+			_, err = v.Verify(t.Context(), "Token "+signed(`,"kid":"four"`))
+			if got := outcome(nil, err); got != "PSYNC_S2101 key" || !strings.Contains(err.Error(), reason) {
+				t.Errorf("%s: %v", got, err)
+			}
+		}
+		if got := outcome(v.Verify(t.Context(), "Token "+signed(""))); got != "PSYNC_S2101 key" {
+			t.Errorf("without kid: %s", got)
+		}
+		if n := strings.Count(log.String(), "kid=four"); n != 1 || !strings.Contains(log.String(), `Ed448`) || !strings.Contains(log.String(), "level=WARN") {
+			t.Errorf("%d lines name the key: %s", n, log.String())
+		}
+		if got := outcome(v.Verify(t.Context(), "Token "+sign(t, a, good(time.Now())))); got != "ok u1" {
+			t.Errorf("the key beside it: %s", got)
+		}
+		// The issuer gives the id to another key.
+		s.set(func(s *issuer) { s.doc = keySetOf(t, edKey("four")) })
+		time.Sleep(expireAfter)
+		if _, err = v.Verify(t.Context(), "Token "+signed(`,"kid":"four"`)); outcome(nil, err) != "PSYNC_S2101 signature" {
+			t.Error(err)
+		}
+	})
 }
 
 func TestFailedFetchIsLogged(t *testing.T) {
@@ -424,7 +479,7 @@ func FuzzKeySet(f *testing.F) {
 	f.Add([]byte(`{"keys":[{"kty":"oct","k":"AA"},{"kty":"RSA","n":"AQ","e":"AQAB"}]}`))
 	token := sign(f, secret.Private, good(start))
 	f.Fuzz(func(t *testing.T, doc []byte) {
-		list, err := parseKeySet(doc, ordinary)
+		list, _, err := parseKeySet(doc, ordinary)
 		if err != nil {
 			return
 		}

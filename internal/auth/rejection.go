@@ -108,14 +108,19 @@ func members(part string) map[string]json.RawMessage {
 }
 
 // short returns a JSON value for the log: a string as it is, others as their text,
-// none over 100 bytes.
+// shortened.
 func short(raw json.RawMessage) string {
-	const most = 100
 	text := string(raw)
 	var s string
 	if json.Unmarshal(raw, &s) == nil && text != "null" {
 		text = s
 	}
+	return shorten(text)
+}
+
+// shorten returns a text for the log, of not much more than 100 bytes.
+func shorten(text string) string {
+	const most = 100
 	if len(text) <= most {
 		return text
 	}

@@ -195,6 +195,7 @@ func (v *Verifier) findKey(ctx context.Context, jws *jose.JSONWebSignature) (*ke
 		if k := t.run(seen[i].keys); k != nil {
 			return k, s, seen[i].generation, nil
 		}
+		t.note(seen[i].unfit)
 	}
 
 	wait, cancel := context.WithTimeout(ctx, fetchWait)
@@ -228,6 +229,7 @@ func (v *Verifier) findKey(ctx context.Context, jws *jose.JSONWebSignature) (*ke
 			if k := t.run(again.keys); k != nil {
 				return k, s, again.generation, nil
 			}
+			t.note(again.unfit)
 		}
 	}
 	if failed != nil && !t.decided {
@@ -246,6 +248,17 @@ type trial struct {
 	// What became of the keys seen so far.
 	tried, mismatched bool
 	ids               []string
+	// unfit is why a key that has the token's id cannot be used.
+	unfit string
+}
+
+// note looks for the token's key among those that cannot be used.
+func (t *trial) note(list []unfit) {
+	for _, u := range list {
+		if u.id != "" && u.id == t.id {
+			t.unfit = u.why
+		}
+	}
 }
 
 // run tries keys and returns the one that verifies the token, if any.
@@ -288,6 +301,8 @@ func (t *trial) flaw(k *key) *flaw {
 	}
 	var f *flaw
 	switch {
+	case t.unfit != "":
+		f = flawf(CheckKey, protocol.Unauthorized, "The key that the token's kid names cannot be used: %s", t.unfit)
 	case t.tried && t.id != "":
 		f = flawf(CheckKey, protocol.Unauthorized, "No key has the token's kid, and none without kid verifies it")
 	case t.tried:
