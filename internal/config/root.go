@@ -214,7 +214,6 @@ func (r *reader) api(n node) API {
 		CheckpointRequestRetention: minutes("checkpoint_request_retention_minutes"),
 	}
 	minutes("bucket_count_cache_ttl_minutes")
-	r.inert(p.at["checkpoint_request_retention_minutes"])
 	return a
 }
 

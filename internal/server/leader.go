@@ -124,6 +124,7 @@ func (l *leader) lead(ctx context.Context) error {
 	g.Go(func() error { return store.Run(gctx) })
 	g.Go(func() error { return store.AnswerRequests(gctx) })
 	g.Go(func() error { return (&compactor{store: store, log: l.log}).Run(gctx) })
+	g.Go(func() error { return l.service.forgetter(store).Run(gctx) })
 	err = g.Wait()
 	// Whoever waits can take the lease at once.
 	return errors.Join(err, store.Close())

@@ -25,12 +25,15 @@ type Compaction struct {
 }
 
 // Compact compacts the buckets of the storage with the given names, or everything, but
-// for what has hardly grown if incremental. Storage in a folder must not be in use;
+// for what has hardly grown if incremental, and removes old checkpoint requests. Storage in a folder must not be in use;
 // for storage in Postgres, the process that replicates does it, if there is one.
 func Compact(ctx context.Context, cfg *config.Config, names []string, incremental bool, log *slog.Logger) (done Compaction, err error) {
 	opts := storage.CompactOptions{Incremental: incremental}
+	forget := func(s forgetting) *forgetter {
+		return &forgetter{store: s, keep: cfg.API.Limits.CheckpointRequestRetention, log: log}
+	}
 	if cfg.Storage.Type == config.PostgreSQL {
-		return compactShared(ctx, cfg, names, opts, log)
+		return compactShared(ctx, cfg, names, opts, forget, log)
 	}
 	err = withStorage(ctx, cfg, log, func(s *pebblestore.Store) error {
 		if opts.Buckets, err = bucketsNamed(s.Recovered(), names); err != nil {
@@ -40,6 +43,9 @@ func Compact(ctx context.Context, cfg *config.Config, names []string, incrementa
 			return err
 		}
 		if done.CompactStats, err = s.Compact(ctx, opts); err != nil {
+			return err
+		}
+		if err = forget(s).once(ctx); err != nil {
 			return err
 		}
 		done.After, err = s.Size()
@@ -61,7 +67,7 @@ func bucketsNamed(rec storage.Recovered, names []string) ([]storage.BucketKey, e
 }
 
 // compactShared compacts storage in Postgres: by itself if no process writes to it.
-func compactShared(ctx context.Context, cfg *config.Config, names []string, opts storage.CompactOptions, log *slog.Logger) (done Compaction, err error) {
+func compactShared(ctx context.Context, cfg *config.Config, names []string, opts storage.CompactOptions, forget func(forgetting) *forgetter, log *slog.Logger) (done Compaction, err error) {
 	reader := pgOptions(cfg, log)
 	reader.Reader, reader.NoMigrate, reader.Connections = true, true, leaderConnections
 	shared, err := pgstore.Open(ctx, reader)
@@ -86,7 +92,9 @@ func compactShared(ctx context.Context, cfg *config.Config, names []string, opts
 		keep, end := context.WithCancel(ctx)
 		var g errgroup.Group
 		g.Go(func() error { return own.Run(keep) })
-		done.CompactStats, err = own.Compact(ctx, opts)
+		if done.CompactStats, err = own.Compact(ctx, opts); err == nil {
+			err = forget(own).once(ctx)
+		}
 		end()
 		err = errors.Join(err, g.Wait(), own.Close())
 	}

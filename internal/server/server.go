@@ -156,7 +156,7 @@ func (s *service) onStore(ctx context.Context, store store) error {
 		return err
 	}
 	watched = append(watched, s.replicator(store, hub, deployer, current, health, activity).Run,
-		s.reloader(deployer).Run, a.checkpoints.Run, (&compactor{store: store, activity: activity, log: s.log}).Run, (&roomWatch{store: store, health: health, every: roomEvery}).Run)
+		s.reloader(deployer).Run, a.checkpoints.Run, (&compactor{store: store, activity: activity, log: s.log}).Run, s.forgetter(store).Run, (&roomWatch{store: store, health: health, every: roomEvery}).Run)
 	return s.host(ctx, a.handler, a.draining, store, watched...)
 }
 
@@ -184,6 +184,10 @@ func (s *service) watched(m measured) ([]work, error) {
 		list = append(list, (&probeFiles{dir: probeDir, status: m.health.Status, log: s.log}).Run)
 	}
 	return list, nil
+}
+
+func (s *service) forgetter(store forgetting) *forgetter {
+	return &forgetter{store: store, keep: s.cfg.API.Limits.CheckpointRequestRetention, log: s.log}
 }
 
 func (s *service) reloader(d *deployer) *reloader {

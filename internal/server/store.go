@@ -18,6 +18,7 @@ type store interface {
 	replicaStore
 	writeCheckpointStore
 	compacter
+	forgetting
 	// Recovered returns what the store held when it was opened.
 	Recovered() storage.Recovered
 	// Failed is closed when nothing can be written any more, and Err says why.

@@ -115,9 +115,9 @@ func (w *writeCheckpoints) serve(ctx context.Context, group []*writeCheckpointRe
 	if err != nil {
 		return nil, 0, fmt.Errorf("write a marker into the source's log: %w", err)
 	}
-	requests := make([]storage.WriteCheckpointRequest, len(group))
+	requests, now := make([]storage.WriteCheckpointRequest, len(group)), time.Now()
 	for i, r := range group {
-		requests[i] = storage.WriteCheckpointRequest{User: r.user, AtLeast: r.atLeast, LSN: lsn}
+		requests[i] = storage.WriteCheckpointRequest{User: r.user, AtLeast: r.atLeast, LSN: lsn, At: now}
 	}
 	ids, err := w.store.RequestWriteCheckpoints(ctx, requests)
 	if err != nil {

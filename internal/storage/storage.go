@@ -22,6 +22,7 @@ package storage
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/millrace-sync/millrace/internal/bucket"
 	"github.com/millrace-sync/millrace/internal/source"
@@ -299,4 +300,9 @@ type WriteCheckpointRequest struct {
 	// AtLeast is the least id to give out: the next one of the user's numbering if 0.
 	AtLeast uint64
 	LSN     source.LSN
+	// At is the time of the request, to the second. Who names an id can name it again,
+	// so what a user asked for only in this way may be forgotten some time after the
+	// last such request. What was ever asked for without one is kept: the client cannot
+	// ask again for what it waits for, however long it is away.
+	At time.Time
 }

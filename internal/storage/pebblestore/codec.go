@@ -45,15 +45,30 @@ func decodeMark(value []byte) (compactionMark, error) {
 	return m, r.End("compaction mark")
 }
 
-func appendUploadValue(dst []byte, wc storage.WriteCheckpoint) []byte {
-	dst = binary.BigEndian.AppendUint64(dst, wc.ID)
-	return binary.BigEndian.AppendUint64(dst, uint64(wc.LSN))
+// upload is what is stored of a user's write checkpoint.
+type upload struct {
+	storage.WriteCheckpoint
+	// Requested is when the user last asked, in seconds since 1970, if it always named
+	// an id; else 0.
+	Requested int64
 }
 
-func decodeUpload(value []byte) (storage.WriteCheckpoint, error) {
+func appendUploadValue(dst []byte, u upload) []byte {
+	dst = binary.BigEndian.AppendUint64(dst, u.ID)
+	dst = binary.BigEndian.AppendUint64(dst, uint64(u.LSN))
+	if u.Requested != 0 {
+		dst = binary.BigEndian.AppendUint64(dst, uint64(u.Requested))
+	}
+	return dst
+}
+
+func decodeUpload(value []byte) (upload, error) {
 	r := record.NewDecoder(value)
-	wc := storage.WriteCheckpoint{ID: r.U64(), LSN: source.LSN(r.U64())}
-	return wc, r.End("write checkpoint")
+	u := upload{WriteCheckpoint: storage.WriteCheckpoint{ID: r.U64(), LSN: source.LSN(r.U64())}}
+	if len(r.Rest()) > 0 {
+		u.Requested = int64(r.U64())
+	}
+	return u, r.End("write checkpoint")
 }
 
 func appendCheckpoint(dst []byte, c storage.Checkpoint) []byte {

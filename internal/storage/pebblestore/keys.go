@@ -26,7 +26,7 @@ const (
 	spaceDeploy     = 'p' // deploy id u64 → storage.Deploy
 	spaceRow        = 'r' // table u32, row key → storage.RowRecord
 	spaceUndo       = 'u' // sequence u64 → a key and what it held, see undo.go
-	spaceUpload     = 'w' // user → storage.WriteCheckpoint
+	spaceUpload     = 'w' // user → upload
 )
 
 // The keys of spaceMeta.

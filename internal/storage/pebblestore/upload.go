@@ -1,8 +1,11 @@
 package pebblestore
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/millrace-sync/millrace/internal/bucket"
 	"github.com/millrace-sync/millrace/internal/source"
@@ -15,20 +18,20 @@ func (s *Store) WriteCheckpoint(user string) (storage.WriteCheckpoint, bool, err
 		return storage.WriteCheckpoint{}, false, fmt.Errorf("read write checkpoint: %w", err)
 	}
 	defer s.end()
-	wc, ok, err := s.upload(user)
+	u, ok, err := s.upload(user)
 	if err != nil {
 		return storage.WriteCheckpoint{}, false, fmt.Errorf("read write checkpoint: %w", err)
 	}
-	return wc, ok, nil
+	return u.WriteCheckpoint, ok, nil
 }
 
-func (s *Store) upload(user string) (storage.WriteCheckpoint, bool, error) {
+func (s *Store) upload(user string) (upload, bool, error) {
 	value, ok, err := get(s.db, appendUpload(nil, user))
 	if err != nil || !ok {
-		return storage.WriteCheckpoint{}, false, err
+		return upload{}, false, err
 	}
-	wc, err := decodeUpload(value)
-	return wc, true, err
+	u, err := decodeUpload(value)
+	return u, true, err
 }
 
 // RequestWriteCheckpoints stores the next write checkpoint of each user, in order,
@@ -45,28 +48,34 @@ func (s *Store) RequestWriteCheckpoints(ctx context.Context, reqs []storage.Writ
 		return nil, nil
 	}
 	ids := make([]uint64, len(reqs))
-	stored := make(map[string]storage.WriteCheckpoint, len(reqs))
+	stored := make(map[string]upload, len(reqs))
 	for i, r := range reqs {
-		wc, ok := stored[r.User]
+		u, ok := stored[r.User]
 		if !ok {
 			var err error
-			if wc, _, err = s.upload(r.User); err != nil {
+			if u, ok, err = s.upload(r.User); err != nil {
 				return nil, fmt.Errorf("request write checkpoints: %w", err)
 			}
 		}
-		next := max(wc.ID, r.AtLeast)
+		next := max(u.ID, r.AtLeast)
 		if r.AtLeast == 0 {
-			next = min(wc.ID, uint64(bucket.MaxOpID)-1) + 1
+			next = min(u.ID, uint64(bucket.MaxOpID)-1) + 1
 		}
 		if next > uint64(bucket.MaxOpID) {
 			return nil, fmt.Errorf("request write checkpoints: %w: id %d is beyond the largest, %d", storage.ErrBatch, next, bucket.MaxOpID)
 		}
-		wc.ID, wc.LSN = next, max(wc.LSN, r.LSN)
-		ids[i], stored[r.User] = wc.ID, wc
+		u.ID, u.LSN = next, max(u.LSN, r.LSN)
+		switch {
+		case r.AtLeast == 0:
+			u.Requested = 0
+		case !ok || u.Requested != 0:
+			u.Requested = r.At.Unix()
+		}
+		ids[i], stored[r.User] = u.ID, u
 	}
 	b := s.db.NewBatch()
-	for user, wc := range stored {
-		if err := b.Set(appendUpload(nil, user), appendUploadValue(nil, wc), nil); err != nil {
+	for user, u := range stored {
+		if err := b.Set(appendUpload(nil, user), appendUploadValue(nil, u), nil); err != nil {
 			return nil, fmt.Errorf("request write checkpoints: %w", err)
 		}
 	}
@@ -88,12 +97,12 @@ func (s *Store) ResetWriteCheckpoints(ctx context.Context, lsn source.LSN) error
 	}
 	b := s.db.NewBatch()
 	err := s.scan([]byte{spaceUpload}, []byte{spaceUpload + 1}, func(key, value []byte) error {
-		wc, err := decodeUpload(value)
+		u, err := decodeUpload(value)
 		if err != nil {
 			return err
 		}
-		wc.LSN = lsn
-		return b.Set(key, appendUploadValue(nil, wc), nil)
+		u.LSN = lsn
+		return b.Set(key, appendUploadValue(nil, u), nil)
 	})
 	if err == nil {
 		err = s.apply(b, true)
@@ -102,4 +111,58 @@ func (s *Store) ResetWriteCheckpoints(ctx context.Context, lsn source.LSN) error
 		return fmt.Errorf("reset write checkpoints: %w", err)
 	}
 	return nil
+}
+
+// forgetPage is how many write checkpoints are looked at while requests for others wait.
+const forgetPage = 1000
+
+// errPageEnd ends a scan.
+var errPageEnd = errors.New("the page is full")
+
+// ForgetCheckpointRequests removes the write checkpoints of users who named their ids
+// whenever they asked, the last time before the given one, if they have been reached.
+// It returns how many there were. Requests go on meanwhile.
+func (s *Store) ForgetCheckpointRequests(ctx context.Context, before time.Time) (removed int64, err error) {
+	from := []byte{spaceUpload}
+	for from != nil {
+		var n int64
+		if n, from, err = s.forget(ctx, from, before.Unix()); err != nil {
+			return removed, fmt.Errorf("forget checkpoint requests: %w", err)
+		}
+		removed += n
+	}
+	return removed, nil
+}
+
+// forget does a page from a key on and returns where the next one begins; nil if there
+// is none.
+func (s *Store) forget(ctx context.Context, from []byte, before int64) (removed int64, next []byte, err error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if err := s.writable(ctx); err != nil {
+		return 0, nil, err
+	}
+	reached := s.DurableLSN()
+	b := s.db.NewBatch()
+	seen := 0
+	err = s.scan(from, []byte{spaceUpload + 1}, func(key, value []byte) error {
+		if seen++; seen > forgetPage {
+			next = bytes.Clone(key)
+			return errPageEnd
+		}
+		u, err := decodeUpload(value)
+		if err != nil || u.Requested == 0 || u.Requested >= before || u.LSN > reached {
+			return err
+		}
+		removed++
+		return b.Delete(key, nil)
+	})
+	if err != nil && !errors.Is(err, errPageEnd) {
+		return 0, nil, errors.Join(err, b.Close())
+	}
+	if removed == 0 {
+		return 0, next, b.Close()
+	}
+	// What a crash brings back is removed again.
+	return removed, next, s.apply(b, false)
 }

@@ -22,7 +22,7 @@ var migrations embed.FS
 
 // formatVersion numbers the tables and the encodings in them. The tables of an older
 // version are migrated, those of a newer one refused.
-const formatVersion = 1
+const formatVersion = 2
 
 // migrateAttempts bounds how often a migration is tried when another process
 // makes the same one.

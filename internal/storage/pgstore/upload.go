@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -73,12 +74,13 @@ func (s *Store) requestUploads(ctx context.Context, reqs []storage.WriteCheckpoi
 	out.Queue(s.text.in("UPDATE millrace.upload_counter SET seq = seq + 1 WHERE one = 1"))
 	for _, i := range order {
 		r := &reqs[i]
-		out.Queue(s.text.in(`INSERT INTO millrace.write_checkpoint AS w (user_key, username, id, lsn, seq)
-			SELECT $1, $2, CASE WHEN $3::bigint = 0 THEN 1 ELSE $3 END, $4, c.seq FROM millrace.upload_counter c WHERE c.one = 1
+		out.Queue(s.text.in(`INSERT INTO millrace.write_checkpoint AS w (user_key, username, id, lsn, requested, seq)
+			SELECT $1, $2, CASE WHEN $3::bigint = 0 THEN 1 ELSE $3 END, $4, CASE WHEN $3::bigint > 0 THEN $5::bigint END, c.seq FROM millrace.upload_counter c WHERE c.one = 1
 			ON CONFLICT (user_key) DO UPDATE SET
 				id = CASE WHEN $3::bigint = 0 THEN least(w.id, 9223372036854775806) + 1 ELSE greatest(w.id, $3) END,
-				lsn = greatest(w.lsn, excluded.lsn), seq = excluded.seq
-			RETURNING id`), shorten(r.User), []byte(r.User), int64(r.AtLeast), int64(r.LSN))
+				lsn = greatest(w.lsn, excluded.lsn), seq = excluded.seq,
+				requested = CASE WHEN w.requested IS NOT NULL THEN excluded.requested END
+			RETURNING id`), shorten(r.User), []byte(r.User), int64(r.AtLeast), int64(r.LSN), r.At.Unix())
 	}
 	out.Queue("COMMIT")
 	conn, err := s.reads.Acquire(ctx)
@@ -139,4 +141,41 @@ func (s *Store) resetUploads(ctx context.Context, lsn source.LSN) error {
 		_, err = tx.Exec(ctx, s.text.in("UPDATE millrace.store SET fence = (owner = $1) WHERE one = 1"), s.owner)
 		return err
 	})
+}
+
+// forgetRows bounds what one transaction removes: requests wait for it.
+const forgetRows = 1000
+
+// ForgetCheckpointRequests removes the write checkpoints of users who named their ids
+// whenever they asked, the last time before the given one, if they have been reached.
+// It returns how many there were. Requests go on meanwhile.
+func (s *Store) ForgetCheckpointRequests(ctx context.Context, before time.Time) (removed int64, err error) {
+	for {
+		n := int64(0)
+		if err = s.writable(ctx); err == nil {
+			n, err = s.forget(ctx, before.Unix())
+		}
+		if err != nil {
+			return removed, fmt.Errorf("forget checkpoint requests: %w", s.failure(err))
+		}
+		if removed += n; n < forgetRows {
+			return removed, nil
+		}
+	}
+}
+
+// forget removes some. It takes the counter first, as requests do, so that neither waits
+// for a row that the other has. Who has the lease does not matter: a client that still
+// waits asks again.
+func (s *Store) forget(ctx context.Context, before int64) (removed int64, err error) {
+	err = pgx.BeginTxFunc(ctx, s.writes, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, s.text.in("SELECT seq FROM millrace.upload_counter WHERE one = 1 FOR UPDATE")); err != nil {
+			return err
+		}
+		tag, err := tx.Exec(ctx, s.text.in(`DELETE FROM millrace.write_checkpoint WHERE user_key IN (
+			SELECT user_key FROM millrace.write_checkpoint WHERE requested < $1 AND lsn <= $2 LIMIT $3)`), before, int64(s.DurableLSN()), forgetRows)
+		removed = tag.RowsAffected()
+		return err
+	})
+	return removed, err
 }

@@ -40,6 +40,7 @@ var contract = []struct {
 	{"WriteCheckpointNumbering", writeCheckpointNumbering},
 	{"WriteCheckpointsAreDurable", writeCheckpointsAreDurable},
 	{"WriteCheckpointLimit", writeCheckpointLimit},
+	{"CheckpointRequestsAreForgotten", checkpointRequestsAreForgotten},
 	{"ClosedStore", closedStore},
 	{"CancelledContext", cancelledContext},
 	{"ReadersDuringCommits", readersDuringCommits},

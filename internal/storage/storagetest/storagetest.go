@@ -11,6 +11,7 @@ import (
 	"os"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/millrace-sync/millrace/internal/bucket"
 	"github.com/millrace-sync/millrace/internal/source"
@@ -30,6 +31,7 @@ type Store interface {
 	WriteCheckpoint(user string) (storage.WriteCheckpoint, bool, error)
 	RequestWriteCheckpoints(context.Context, []storage.WriteCheckpointRequest) ([]uint64, error)
 	ResetWriteCheckpoints(context.Context, source.LSN) error
+	ForgetCheckpointRequests(context.Context, time.Time) (int64, error)
 	Close() error
 }
 

@@ -2,10 +2,13 @@ package storagetest
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"github.com/millrace-sync/millrace/internal/bucket"
+	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/storage"
 )
 
@@ -78,4 +81,66 @@ func writeCheckpointLimit(t *tester) {
 	if _, ok, _ := t.store.WriteCheckpoint("w"); ok {
 		t.Fatal("a refused request left a write checkpoint")
 	}
+}
+
+// checkpointRequestsAreForgotten: what users asked for by number only, long ago, goes
+// once it is reached, and nothing else.
+func checkpointRequestsAreForgotten(t *tester) {
+	const many = 2500 // more than are removed in one step
+	early := time.Unix(1_772_000_000, 0)
+	late, between := early.Add(time.Hour), early.Add(30*time.Minute)
+	request := func(at time.Time, atLeast uint64, lsn source.LSN, users ...string) {
+		t.Helper()
+		var reqs []storage.WriteCheckpointRequest
+		for _, u := range users {
+			reqs = append(reqs, storage.WriteCheckpointRequest{User: u, AtLeast: atLeast, LSN: lsn, At: at})
+		}
+		if _, err := t.store.RequestWriteCheckpoints(t.Context(), reqs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	forget := func(want int64) {
+		t.Helper()
+		if n, err := t.store.ForgetCheckpointRequests(t.Context(), between); err != nil || n != want {
+			t.Fatalf("%d were removed, %v; want %d", n, err, want)
+		}
+	}
+	stored := func(user string, want uint64) {
+		t.Helper()
+		if wc, ok, err := t.store.WriteCheckpoint(user); err != nil || ok != (want > 0) || wc.ID != want {
+			t.Fatalf("write checkpoint of %s: %v, %v, %v; want %d", user, wc, ok, err, want)
+		}
+	}
+	t.define(1)
+	var crowd []string
+	for i := range many {
+		crowd = append(crowd, fmt.Sprint("crowd", i))
+	}
+	request(early, 5, 10, crowd...)
+	request(early, 5, 10, "old", "renewed", "both", "ahead")
+	request(late, 6, 10, "renewed", "recent")
+	request(early, 0, 10, "plain", "both", "plain first")
+	request(early, 9, 10, "plain first")
+	request(early, 7, 1000, "ahead")
+	forget(0) // nothing is reached
+	t.commit(&storage.Batch{Publish: true, LSN: 100, Ops: bucketOps(bucketA, put(1, "x", "1"))})
+	forget(many + 1)
+	forget(0)
+	for user, want := range map[string]uint64{
+		"old": 0, "crowd0": 0, crowd[many-1]: 0, "renewed": 6, "recent": 6, "both": 6, "plain": 1, "plain first": 9, "ahead": 7,
+	} {
+		stored(user, want)
+	}
+	// Who comes back says the number again, and everybody goes on with theirs.
+	request(late, 5, 110, "old")
+	stored("old", 5)
+	request(late, 0, 110, "plain")
+	stored("plain", 2)
+	// The positions of another source are as good as any.
+	if err := t.store.ResetWriteCheckpoints(t.Context(), 2); err != nil {
+		t.Fatal(err)
+	}
+	forget(1)
+	stored("ahead", 0)
+	stored("plain", 2)
 }

@@ -1,0 +1,66 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/millrace-sync/millrace/internal/storage"
+)
+
+// Checkpoint requests are looked through every forgetFraction of the time that they are
+// kept, but not more often than each leastForget.
+const (
+	forgetFraction = 6
+	leastForget    = time.Minute
+)
+
+// forgetting is what a forgetter needs of the store.
+type forgetting interface {
+	ForgetCheckpointRequests(context.Context, time.Time) (int64, error)
+}
+
+// forgetter removes checkpoint requests that are reached and older than keep, beside
+// everything else that goes on: a client that waits for one names it again every few
+// seconds. Those of clients that do not come back would stay for ever.
+type forgetter struct {
+	store forgetting
+	keep  time.Duration
+	log   *slog.Logger
+}
+
+// once removes what is too old now.
+func (f *forgetter) once(ctx context.Context) error {
+	removed, err := f.store.ForgetCheckpointRequests(ctx, time.Now().Add(-f.keep))
+	if removed > 0 {
+		f.log.Info("forgot old checkpoint requests", "requests", removed, "older_than", f.keep)
+	}
+	return err
+}
+
+// Run does so again and again until ctx ends. It returns an error only if the store
+// fails.
+func (f *forgetter) Run(ctx context.Context) error {
+	every := max(f.keep/forgetFraction, leastForget)
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		err := f.once(ctx)
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, storage.ErrFailed), errors.Is(err, storage.ErrClosed):
+			return fmt.Errorf("forget checkpoint requests: %w", err)
+		default:
+			f.log.Warn("old checkpoint requests could not be removed; trying again", "error", err, "retry_in", every)
+		}
+	}
+}
