@@ -10,7 +10,7 @@ help:
 	@echo 'make demo    run the notes app, prove the three checks, keep it running'
 	@echo 'make test    run every test, installing what it needs'
 	@echo 'make sim [SEEDS=2000] [FIRST=0]  simulate crashes, lost slots, alterations and deploys under many seeds'
-	@echo 'make chaos [ROUNDS=200] [SEED=n] [STORAGE=pebble] [ALTER=true]  break the service under load; see docs/testing.md'
+	@echo 'make chaos [ROUNDS=200] [SEED=n] [STORAGE=pebble]  break the service under load; see docs/testing.md'
 	@echo 'make chaos-client [ROUNDS=50] [SEED=n]             break clients of both SDKs while they write'
 	@echo 'make build   build the binaries into bin/'
 	@echo 'make bench   measure replication on PG=postgres://…, whose table greeting is made anew'
@@ -37,12 +37,11 @@ sim:
 ROUNDS = 200
 SEED = 0
 STORAGE = pebble
-ALTER = true
 chaos-client: ROUNDS = 50
 
 chaos:
 	@scripts/deps postgres
-	go test ./internal/chaos -run '^TestServiceRounds$$' -v -timeout 0 -rounds $(ROUNDS) -seed $(SEED) -storage $(STORAGE) -alter=$(ALTER)
+	go test ./internal/chaos -run '^TestServiceRounds$$' -v -timeout 0 -rounds $(ROUNDS) -seed $(SEED) -storage $(STORAGE)
 
 chaos-client:
 	@scripts/deps postgres node

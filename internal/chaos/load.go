@@ -33,7 +33,6 @@ const (
 // that it changed. Several writers may Run beside each other.
 type Load struct {
 	DSN     string
-	Alter   bool // whether columns are added and dropped
 	Commits Progress
 
 	mu      sync.Mutex
@@ -182,7 +181,7 @@ func (w *writer) run(ctx context.Context) {
 	}
 	w.exec(ctx, "SELECT FROM seal WHERE grp = ANY($1) ORDER BY grp FOR UPDATE", locked)
 	switch {
-	case kind < 3 || kind < 6 && !w.Alter:
+	case kind < 3:
 		w.truncate(ctx)
 	case kind < 6:
 		w.alter(ctx)
@@ -306,8 +305,12 @@ func (w *writer) truncate(ctx context.Context) {
 	w.exec(ctx, sealSQL, []string{bulkGroup})
 }
 
-// alter adds a column to item, or drops one that was added.
+// alter adds a column to item, or drops one that was added, or has all rows written anew.
 func (w *writer) alter(ctx context.Context) {
+	if w.rng.IntN(4) == 0 {
+		w.exec(ctx, "ALTER TABLE item ALTER COLUMN note TYPE text USING note || ''")
+		return
+	}
 	w.mu.Lock()
 	drop := ""
 	if len(w.columns) == loadColumns {

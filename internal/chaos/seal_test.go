@@ -18,7 +18,7 @@ import (
 func TestCheck(t *testing.T) {
 	ctx := t.Context()
 	rng := rand.New(rand.NewPCG(1, 2))
-	l := &Load{DSN: pgtest.Start(t).NewDatabase(t), Alter: true}
+	l := &Load{DSN: pgtest.Start(t).NewDatabase(t)}
 	if err := l.Fill(ctx, rng, 50); err != nil {
 		t.Fatal(err)
 	}

@@ -34,7 +34,6 @@ var (
 	rounds  = flag.Int("rounds", 0, "rounds of faults; 0: a few")
 	seed    = flag.Uint64("seed", 0, "seed of the first round, and so of all; 0: from the clock")
 	faults  = flag.Int("faults", 5, "faults in a round at most")
-	alter   = flag.Bool("alter", false, "add and drop columns under load")
 	storage = flag.String("storage", "pebble", "what the service stores in: pebble or postgresql")
 )
 
@@ -235,7 +234,7 @@ func newRound(t *testing.T, bin string, cluster *pgtest.Cluster, plan Plan) *rou
 	l.Close()
 	r := &round{
 		t: t, plan: plan, cluster: cluster, dsn: dsn, dir: dir, binary: filepath.Join(bin, "millrace"), addr: l.Addr().String(),
-		load: &Load{DSN: dsn, Alter: *alter}, key: keys.NewSecret(), deploy: plan.Deploy,
+		load: &Load{DSN: dsn}, key: keys.NewSecret(), deploy: plan.Deploy,
 	}
 	at, err := url.Parse(dsn)
 	if err != nil {

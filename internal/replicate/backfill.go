@@ -42,6 +42,7 @@ type backfill struct {
 	definitions []storage.Definition
 	tables      map[source.TableID]*reading // that are, or were, being read
 	readings    Reading                     // the last that was begun
+	torn        map[source.TableID]struct{} // see tear
 	windows     map[uint64]*window
 	size        int // changes in all windows
 	recent      [recentTxns]source.XID
@@ -65,7 +66,7 @@ type waitingChange struct {
 }
 
 func newBackfill() backfill {
-	return backfill{windows: map[uint64]*window{}, tables: map[source.TableID]*reading{}}
+	return backfill{windows: map[uint64]*window{}, tables: map[source.TableID]*reading{}, torn: map[source.TableID]struct{}{}}
 }
 
 // Chunk is a part of a table read from the source, evaluated.

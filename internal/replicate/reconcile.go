@@ -22,10 +22,11 @@ import (
 // time, and may be published: it is not while stored definitions are compared with the
 // source, nor before the stream has come to where rows were read again, those of an
 // altered table too: a row that is ahead is a part of a transaction that is to come.
-// Nor is it while changes of a table without a key wait for its chunk (see hold), if
-// something that is served has the table: the rest of their transactions is applied.
+// Nor is it while changes of a table without a key wait for its chunk (see hold), or a
+// change could not be applied (see tear), if something that is served has the table: the
+// rest of their transactions is applied.
 func (a *Applier) Consistent(lsn source.LSN) bool {
-	return lsn >= a.ahead && !a.Reconciling() && !a.holding()
+	return lsn >= a.ahead && !a.Reconciling() && !a.holding() && !a.Torn()
 }
 
 // holding reports whether changes wait that concern what is served.
@@ -34,12 +35,51 @@ func (a *Applier) holding() bool {
 		if len(w.waiting) == 0 {
 			continue
 		}
-		for i := range a.backfill.definitions {
-			d := &a.backfill.definitions[i]
-			if d.State == storage.Serving && slices.ContainsFunc(d.Tables, func(p storage.TableProgress) bool { return p.Table == w.table }) {
-				return true
-			}
+		if a.served(func(p storage.TableProgress) bool { return p.Table == w.table }) {
+			return true
 		}
+	}
+	return false
+}
+
+// served reports whether ok holds for a table of a definition that is served.
+func (a *Applier) served(ok func(storage.TableProgress) bool) bool {
+	return slices.ContainsFunc(a.backfill.definitions, func(d storage.Definition) bool {
+		return d.State == storage.Serving && slices.ContainsFunc(d.Tables, ok)
+	})
+}
+
+// tear notes that a change of a table could not be applied: a value that the source left
+// out of it is not known, and cannot be read any more, as the table has been altered
+// since. Whatever has been read of the table, it is read anew in the version that is to
+// come; until then the change's transaction is incomplete.
+func (a *Applier) tear(table source.TableID) {
+	news := false
+	for i := range a.backfill.definitions {
+		d := &a.backfill.definitions[i]
+		at := slices.IndexFunc(d.Tables, func(p storage.TableProgress) bool { return p.Table == table })
+		if at < 0 || d.Tables[at].Shape == "" && !d.Tables[at].Done {
+			continue
+		}
+		d.Tables = slices.Clone(d.Tables)
+		d.Tables[at] = storage.TableProgress{Table: table, Sweep: true}
+		a.batch.Definitions = append(a.batch.Definitions, *d)
+		news = true
+	}
+	if news {
+		a.backfill.begin(table)
+	}
+	a.backfill.torn[table] = struct{}{}
+}
+
+// Torn reports whether some transaction of what is served is incomplete until a table
+// that was altered has been read.
+func (a *Applier) Torn() bool {
+	for table := range a.backfill.torn {
+		if a.served(func(p storage.TableProgress) bool { return p.Table == table && !p.Done }) {
+			return true
+		}
+		delete(a.backfill.torn, table) // it is read, or nobody wants it any more
 	}
 	return false
 }

@@ -416,7 +416,7 @@ func (a *Applier) update(t *Table, ch *source.Change, r *Row) error {
 			if gone || prior != ref {
 				return a.remove(t, prior)
 			}
-			return nil // until its table is read
+			return nil // until its table is read: see tear
 		}
 		row = full
 	}
@@ -451,6 +451,7 @@ func (a *Applier) fill(t *Table, row []source.Datum, prior storage.RowRef) (full
 		// What is kept is as they have it, and the table is going to be read.
 		return kept, false, nil
 	case fresh.Altered:
+		a.tear(t.ID)
 		return nil, false, nil
 	}
 	a.ahead = max(a.ahead, fresh.At)

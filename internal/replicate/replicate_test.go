@@ -262,6 +262,53 @@ func TestValuesLeftOutOfAnAlteredTable(t *testing.T) {
 		`REMOVE ["ann"] b`, `REMOVE ["b"] b`, "withdraw lookup")
 }
 
+// A change that cannot be completed, as its table has been altered since, keeps its
+// transaction from being published until the table is read, in whatever version: it may
+// have got back the columns that it had.
+func TestTornTransactionHoldsPublicationUp(t *testing.T) {
+	reads := func(storage.DefinitionID, *source.Table) bool { return true }
+	for _, state := range []storage.DefinitionState{storage.Backfilling, storage.Serving} {
+		b := newBench(t, notes(source.IdentityDefault))
+		for i := range b.defs {
+			b.defs[i].State = state
+			b.defs[i].Tables = []storage.TableProgress{{Table: b.table.ID, Shape: b.table.Shape(), Done: state == storage.Serving}}
+		}
+		b.begin()
+		b.Low(1, b.table.ID)
+		early := b.chunk(row("a", "ann", "before"))
+		early.Reading = b.backfill.readings
+		b.altered = true
+		b.apply(2, update("a", "bob", "~"))
+		if got, want := b.Consistent(2), state != storage.Serving; got != want {
+			t.Errorf("state %d: with a torn transaction Consistent is %t, want %t", state, got, want)
+		}
+		if err := b.Merge(1, early, 3, b.commit); !errors.Is(err, ErrWindow) {
+			t.Errorf("state %d: the chunk that was being read gave %v, want %v", state, err, ErrWindow)
+		}
+		if !b.Reread(b.table, reads) {
+			t.Fatalf("state %d: the table is not read again", state)
+		}
+		b.Low(2, b.table.ID)
+		c := b.chunk(row("a", "bob", "after"))
+		if err := b.Merge(2, c, 4, b.commit); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := b.Consistent(4), state != storage.Serving; got != want {
+			t.Errorf("state %d: before the sweep Consistent is %t, want %t", state, got, want)
+		}
+		b.Low(3, b.table.ID)
+		c = b.chunk()
+		c.Sweep = true
+		if err := b.Merge(3, c, 5, b.commit); err != nil {
+			t.Fatal(err)
+		}
+		if !b.Consistent(5) || b.Torn() {
+			t.Errorf("state %d: the table is read, and nothing may be published", state)
+		}
+		b.want("the row", b.flush(5), `PUT ["bob"] a {"id":"a","body":"after"}`, `PUT ["a"] a {"id":"a"}`, "lookup")
+	}
+}
+
 func TestBadRowConcernsItselfOnly(t *testing.T) {
 	b := newBench(t, notes(source.IdentityDefault))
 	got := b.apply(1, insert("malformed", "ann", "x"), insert("b", "ann", "x"))

@@ -32,6 +32,7 @@ type noteKind int
 const (
 	storageNote noteKind = iota // the storage cannot be written for now
 	compareNote                 // what is served is being compared with the source
+	alterNote                   // nothing is published before a table that was altered is read
 	slotNote                    // the slot is in danger
 	noteKinds
 )

@@ -261,6 +261,7 @@ type follower struct {
 	lsn      source.LSN // everything up to here has been applied
 	saved    source.LSN // of the last commit
 	held     bool       // what is stored is being compared with the source
+	torn     bool       // nothing is published before an altered table is read
 	parts    bool       // something is committed that is not published
 	inTxn    bool
 	txns     int  // since the last flush
@@ -283,6 +284,7 @@ func (r *replicator) newFollower(ctx context.Context, c *conns, wanted *target, 
 		}
 		row, at, err := postgres.ReadRow(ctx, c.follower, t, identity)
 		if errors.Is(err, postgres.ErrTableChanged) {
+			f.watch.again() // the stream may have nothing to say of it
 			return replicate.Refetched{Altered: true}, nil
 		}
 		return replicate.Refetched{Row: row, At: at}, err
@@ -320,6 +322,7 @@ func (r *replicator) newFollower(ctx context.Context, c *conns, wanted *target, 
 	f.applier.Backfill(defs, set.tables, f.readers.reads)
 	f.applier.Resumed(r.position)
 	f.giveUpTables(set)
+	r.health.note(alterNote, "", false) // what a former life waited for was taken back
 	if f.held = f.applier.Reconciling(); f.held {
 		r.health.note(compareNote, comparing, true)
 	}
@@ -620,6 +623,7 @@ func (f *follower) commit(ctx context.Context, b *storage.Batch) error {
 	}
 	f.activity.committed(b, began)
 	if f.parts = !b.Publish; f.parts {
+		f.explainHold()
 		return nil
 	}
 	f.saved = b.LSN
@@ -638,7 +642,26 @@ func (f *follower) commit(ctx context.Context, b *storage.Batch) error {
 	if f.held {
 		f.reconciled(at)
 	}
+	if f.torn {
+		f.torn = false
+		f.health.note(alterNote, "", false)
+		f.log.Info("the altered table is read: clients are served the present state again", "checkpoint", at)
+	}
 	return nil
+}
+
+// altering is what probes show while nothing is published on account of a table that was
+// altered.
+const altering = "a change of a table that was altered right after it cannot be completed before the table has been read again; until then clients are served the state before it, and their uploads are not confirmed"
+
+// explainHold tells why nothing is published, if it is for a table that was altered.
+func (f *follower) explainHold() {
+	if f.torn || !f.applier.Torn() {
+		return
+	}
+	f.torn = true
+	f.health.note(alterNote, altering, true)
+	f.log.Warn(altering)
 }
 
 // switchDeploy makes the next deploy current once nothing of it is left to read.

@@ -124,13 +124,21 @@ func (db *database) idOf(t *table) string { return fmt.Sprintf("%c%d", t.name[0]
 
 func (db *database) note() Note {
 	n := Note{users[db.IntN(len(users)-1)], strings.Repeat("x", db.IntN(5))}
-	if db.IntN(4) == 0 {
-		n.Body = strings.Repeat("l", largeBody+db.IntN(3)) // kept out of line
+	switch db.IntN(8) {
+	case 0:
+		n.Body = strings.Repeat("l", largeBody+db.IntN(3))
+	case 1:
+		n.Body = strings.Repeat("l", keptBody+db.IntN(3))
 	}
 	return n
 }
 
-const largeBody = 1200
+// Bodies from largeBody on are kept out of line by the source, and those from keptBody on
+// by the service, too.
+const (
+	largeBody = 800
+	keptBody  = 1200
+)
 
 // update is an update of a row: a large value that stays is left out.
 func (db *database) update(id string, old, n Note, identity []source.Datum) source.Change {
