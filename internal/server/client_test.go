@@ -46,6 +46,8 @@ type instance struct {
 	debugAPI  bool
 	metrics   int           // the port; 0 for none
 	lookEvery time.Duration // at the catalog
+	// adapt changes what was read of the configuration; it may be nil.
+	adapt func(*config.Config)
 
 	mu      sync.Mutex
 	config  *config.Config // as the file has it now
@@ -141,6 +143,9 @@ func (in *instance) write(syncConfig string) {
 	})
 	if err != nil {
 		in.t.Fatal(err)
+	}
+	if in.adapt != nil {
+		in.adapt(cfg)
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
