@@ -67,7 +67,7 @@ func TestKeySetsGrowOld(t *testing.T) {
 		ask := func(what, token string, want int, wantFetches int) {
 			t.Helper()
 			start := time.Now()
-			w := s.call("GET", "/write-checkpoint2.json", "", "Authorization", "Token "+token)
+			w := s.call("GET", "/write-checkpoint2.json?client_id=c", "", "Authorization", "Token "+token)
 			synctest.Wait()
 			mu.Lock()
 			defer mu.Unlock()
