@@ -3,7 +3,6 @@ package postgres
 import (
 	"context"
 	"errors"
-	"reflect"
 	"strconv"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -25,12 +24,11 @@ type catalog struct {
 	registry *pgtypes.Registry
 	conn     *pgconn.PgConn // nil until needed, and after a failure
 
-	builtin *pgtypes.Registry       // knows the built-in types only
-	types   map[uint32]pgtypes.Info // as last asked for
+	builtin *pgtypes.Registry // knows the built-in types only
 }
 
 func newCatalog(c Config, registry *pgtypes.Registry) *catalog {
-	return &catalog{config: c, registry: registry, builtin: pgtypes.NewRegistry(), types: map[uint32]pgtypes.Info{}}
+	return &catalog{config: c, registry: registry, builtin: pgtypes.NewRegistry()}
 }
 
 // close ends the connection.
@@ -43,20 +41,20 @@ func (c *catalog) close(ctx context.Context) {
 
 // table describes a table; see describeFunc. A connection that broke while it was
 // not needed is opened again.
-func (c *catalog) table(ctx context.Context, rel relation) (t *source.Table, retyped bool, err error) {
+func (c *catalog) table(ctx context.Context, rel relation) (t *source.Table, err error) {
 	kept := c.conn != nil
-	t, retyped, err = c.ask(ctx, rel)
+	t, err = c.ask(ctx, rel)
 	if kept && errors.Is(err, ErrTransient) {
-		t, retyped, err = c.ask(ctx, rel)
+		t, err = c.ask(ctx, rel)
 	}
-	return t, retyped, err
+	return t, err
 }
 
-func (c *catalog) ask(ctx context.Context, rel relation) (t *source.Table, retyped bool, err error) {
+func (c *catalog) ask(ctx context.Context, rel relation) (t *source.Table, err error) {
 	if c.conn == nil {
 		if c.conn, err = connect(ctx, c.config, false); err != nil {
 			c.conn = nil
-			return nil, false, failed("describe a table of the stream", err)
+			return nil, failed("describe a table of the stream", err)
 		}
 	}
 	defer func() {
@@ -64,12 +62,17 @@ func (c *catalog) ask(ctx context.Context, rel relation) (t *source.Table, retyp
 			c.close(ctx)
 		}
 	}()
-	if retyped, err = c.refresh(ctx, rel); err != nil {
-		return nil, false, err
+	oids := make([]uint32, len(rel.columns))
+	for i := range rel.columns {
+		oids[i] = rel.columns[i].typ
+	}
+	// Also those that are known: ALTER TYPE may have changed them.
+	if err := learnTypes(ctx, c.conn, c.registry, c.builtin.Missing(oids)); err != nil {
+		return nil, err
 	}
 	list, err := describe(ctx, c.conn, "describe a table of the stream", leafSQL, c.config.Publication, strconv.FormatUint(uint64(rel.oid), 10))
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	t = rel.table(c.registry)
 	var primary []string
@@ -84,30 +87,7 @@ func (c *catalog) ask(ctx context.Context, rel relation) (t *source.Table, retyp
 			t.Columns[i].Key = key(t.Columns[i].Name)
 		}
 	}
-	return t, retyped, nil
-}
-
-// refresh asks for the types of a table that are not built in, also those already
-// known: ALTER TYPE may have changed them.
-func (c *catalog) refresh(ctx context.Context, rel relation) (changed bool, err error) {
-	oids := make([]uint32, len(rel.columns))
-	for i := range rel.columns {
-		oids[i] = rel.columns[i].typ
-	}
-	infos, err := typeInfos(ctx, c.conn, c.builtin.Missing(oids))
-	if err != nil {
-		return false, err
-	}
-	for _, info := range infos {
-		old, ok := c.types[info.OID]
-		if ok && reflect.DeepEqual(old, info) {
-			continue
-		}
-		c.types[info.OID] = info
-		c.registry.Add(info)
-		changed = changed || ok
-	}
-	return changed, nil
+	return t, nil
 }
 
 // covered returns names if the stream sends all those columns, else nil.

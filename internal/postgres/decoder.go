@@ -3,6 +3,7 @@ package postgres
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/millrace-sync/millrace/internal/source"
@@ -23,10 +24,9 @@ type Event struct {
 	bytes int // what it holds, roughly
 }
 
-// describeFunc makes a table of a Relation message. retyped says that the
-// definition of one of its types has changed since it was last asked for. It may
-// ask the catalog; the decoder itself does no I/O.
-type describeFunc func(relation) (t *source.Table, retyped bool, err error)
+// describeFunc makes a table of a Relation message. It may ask the catalog; the decoder
+// itself does no I/O.
+type describeFunc func(relation) (*source.Table, error)
 
 // limits bound one part of a transaction.
 type limits struct{ bytes, changes int }
@@ -40,6 +40,10 @@ type decoder struct {
 	limits   limits
 	describe describeFunc
 	tables   map[uint32]*known
+	// retyped counts the changes of types so far, of which the stream says nothing: once
+	// it has another value, all tables are described again.
+	retyped func() uint64
+	types   uint64 // what it was
 
 	open  bool // between begin and commit
 	xid   source.XID
@@ -57,8 +61,8 @@ type known struct {
 	table *source.Table
 }
 
-func newDecoder(l limits, describe describeFunc) *decoder {
-	return &decoder{limits: l, describe: describe, tables: map[uint32]*known{}}
+func newDecoder(l limits, describe describeFunc, retyped func() uint64) *decoder {
+	return &decoder{limits: l, describe: describe, tables: map[uint32]*known{}, retyped: retyped, types: retyped()}
 }
 
 // decode reads one message and appends what it completes to events. The message
@@ -72,7 +76,9 @@ func (d *decoder) decode(msg []byte, events []Event) ([]Event, error) {
 	var err error
 	switch kind := msg[0]; kind {
 	case 'B':
-		err = d.begin(&r)
+		if err = d.begin(&r); err == nil {
+			events, err = d.refresh(events)
+		}
 	case 'C':
 		events, err = d.commit(&r, events)
 	case 'R':
@@ -181,7 +187,28 @@ func (d *decoder) relation(r *reader, events []Event) ([]Event, error) {
 	if err := r.end(); err != nil {
 		return events, err
 	}
-	table, retyped, err := d.describe(rel)
+	return d.learn(rel, events)
+}
+
+// refresh describes all tables again if types have changed.
+func (d *decoder) refresh(events []Event) ([]Event, error) {
+	types := d.retyped()
+	if types == d.types {
+		return events, nil
+	}
+	for _, oid := range slices.Sorted(maps.Keys(d.tables)) {
+		var err error
+		if events, err = d.learn(d.tables[oid].rel, events); err != nil {
+			return events, err
+		}
+	}
+	d.types = types
+	return events, nil
+}
+
+// learn describes a table, and tells of it if it is new or another version.
+func (d *decoder) learn(rel relation, events []Event) ([]Event, error) {
+	table, err := d.describe(rel)
 	if err != nil {
 		return events, err
 	}
@@ -189,7 +216,7 @@ func (d *decoder) relation(r *reader, events []Event) ([]Event, error) {
 		return events, fmt.Errorf("table %s was described with %d columns, want %d", table.QualifiedName(), len(table.Columns), len(rel.columns))
 	}
 	now := &known{rel: rel, table: table}
-	if old := d.tables[rel.oid]; old != nil && !retyped && old.same(now) {
+	if old := d.tables[rel.oid]; old != nil && old.same(now) {
 		return events, nil
 	}
 	d.tables[rel.oid] = now
@@ -197,16 +224,12 @@ func (d *decoder) relation(r *reader, events []Event) ([]Event, error) {
 	return append(d.flush(events), Event{Table: table}), nil
 }
 
-// same reports whether both say the same of a table. Types are compared by what
-// the stream says of them: a registry may give another decoder for the same type.
+// same reports whether both say the same of a table. Types are compared by what the
+// stream says of them, too: two may have the same name.
 func (k *known) same(o *known) bool {
-	a, b := k.table, o.table
-	return k.rel.schema == o.rel.schema && k.rel.name == o.rel.name && a.Identity == b.Identity &&
-		a.RootSchema == b.RootSchema && a.RootName == b.RootName && a.Heap == b.Heap &&
-		slices.EqualFunc(k.rel.columns, o.rel.columns, func(x, y relationColumn) bool {
-			return x.name == y.name && x.typ == y.typ && x.typmod == y.typmod
-		}) &&
-		slices.EqualFunc(a.Columns, b.Columns, func(x, y source.Column) bool { return x.Key == y.Key })
+	return k.table.Shape() == o.table.Shape() && slices.EqualFunc(k.rel.columns, o.rel.columns, func(x, y relationColumn) bool {
+		return x.typ == y.typ && x.typmod == y.typmod
+	})
 }
 
 // table returns the description of a table that a row belongs to.

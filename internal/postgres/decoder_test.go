@@ -35,17 +35,17 @@ func recordedMessages(t testing.TB) [][]byte {
 	return list
 }
 
-// describeAlone describes tables by their messages only.
-func describeAlone() describeFunc {
+// alone makes a decoder that describes tables by their messages only.
+func alone(l limits) *decoder {
 	registry := pgtypes.NewRegistry()
-	return func(rel relation) (*source.Table, bool, error) { return rel.table(registry), false, nil }
+	return newDecoder(l, func(rel relation) (*source.Table, error) { return rel.table(registry), nil }, registry.Changes)
 }
 
 var wide = limits{bytes: 1 << 20, changes: 1000}
 
 func TestDecodeRecorded(t *testing.T) {
 	const file = "testdata/pgoutput/events.txt"
-	d := newDecoder(wide, describeAlone())
+	d := alone(wide)
 	var events []Event
 	for i, msg := range recordedMessages(t) {
 		var err error
@@ -120,7 +120,7 @@ func dumpDatums(row []source.Datum) string {
 // replay decodes messages up to the one at i, and returns the decoder.
 func replay(t testing.TB, messages [][]byte, i int) *decoder {
 	t.Helper()
-	d := newDecoder(wide, describeAlone())
+	d := alone(wide)
 	for _, msg := range messages[:i] {
 		if _, err := d.decode(msg, nil); err != nil {
 			t.Fatal(err)
@@ -207,7 +207,7 @@ func TestMalformedSequences(t *testing.T) {
 			't', 0xff, 0xff, 0xff, 0xff)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newDecoder(wide, describeAlone())
+			d := alone(wide)
 			for n, msg := range list {
 				_, err := d.decode(msg, nil)
 				if last := n == len(list)-1; last != errors.Is(err, ErrMalformed) {
@@ -219,7 +219,7 @@ func TestMalformedSequences(t *testing.T) {
 }
 
 func TestEmptyTransactionIsAPosition(t *testing.T) {
-	d := newDecoder(wide, describeAlone())
+	d := alone(wide)
 	begin := append([]byte{'B'}, make([]byte, 20)...)
 	commit := append([]byte{'C'}, make([]byte, 25)...)
 	binary.BigEndian.PutUint64(commit[1+1+8:], 42)
@@ -243,7 +243,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Add(all)
 	f.Fuzz(func(t *testing.T, in []byte) {
-		d := newDecoder(limits{bytes: 500, changes: 3}, describeAlone())
+		d := alone(limits{bytes: 500, changes: 3})
 		for len(in) >= 2 {
 			n := min(int(binary.BigEndian.Uint16(in)), len(in)-2)
 			checkDatums(t, d, in[2:2+n])
@@ -280,7 +280,7 @@ func benchmarkMessages(rows int) (messages [][]byte, bytes int) {
 func BenchmarkDecode(b *testing.B) {
 	const rows = 1000
 	messages, bytes := benchmarkMessages(rows)
-	d := newDecoder(limits{bytes: DefaultPartBytes, changes: DefaultPartChanges}, describeAlone())
+	d := alone(limits{bytes: DefaultPartBytes, changes: DefaultPartChanges})
 	var events []Event
 	b.SetBytes(int64(bytes))
 	b.ReportAllocs()

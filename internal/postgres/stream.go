@@ -208,9 +208,9 @@ func publicationGone(doing string, e *pgconn.PgError) error {
 // receive reads and decodes until the stream ends.
 func (s *Stream) receive() {
 	defer s.catalog.close(s.ctx)
-	d := newDecoder(limits{s.config.PartBytes, s.config.PartChanges}, func(rel relation) (*source.Table, bool, error) {
+	d := newDecoder(limits{s.config.PartBytes, s.config.PartChanges}, func(rel relation) (*source.Table, error) {
 		return s.catalog.table(s.ctx, rel)
-	})
+	}, s.catalog.registry.Changes)
 	var events []Event
 	for {
 		msg, err := s.frontend.Receive()

@@ -141,7 +141,8 @@ func Tables(ctx context.Context, conn *pgconn.PgConn, publication string, regist
 			oids = append(oids, c.Type)
 		}
 	}
-	if err := learnTypes(ctx, conn, registry, registry.Missing(oids)); err != nil {
+	// Also those that are known: ALTER TYPE may have changed them.
+	if err := learnTypes(ctx, conn, registry, pgtypes.NewRegistry().Missing(oids)); err != nil {
 		return nil, nil, err
 	}
 	who, err := queryRow(ctx, conn, doing, "SELECT current_user")

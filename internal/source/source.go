@@ -115,6 +115,9 @@ func (t *Table) Shape() string {
 	for i := range t.Columns {
 		c := &t.Columns[i]
 		fmt.Fprintf(h, " %q %q %t", c.Name, c.Type.Name(), c.Key)
+		if v, ok := c.Type.(Versioned); ok {
+			fmt.Fprintf(h, " %q", v.Version())
+		}
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
@@ -157,6 +160,14 @@ type Type interface {
 	// Decode returns the value as SQLite stores it. d is Text or Binary, or Null,
 	// which gives the null Value.
 	Decode(d Datum, f Form) (Value, error)
+}
+
+// Versioned is a Type that can be altered in ways that change what its stored values read
+// as, such as an enum whose labels are renamed. Version tells the states apart; it is empty
+// for types that cannot.
+type Versioned interface {
+	Type
+	Version() string
 }
 
 // Form selects among the text forms that clients may expect of a type. The zero

@@ -39,7 +39,9 @@ SELECT json_build_object(
     ELSE 0 END,
   'fields', CASE WHEN t.typtype = 'c' THEN (
     SELECT json_agg(json_build_object('name', a.attname, 'type', a.atttypid::bigint) ORDER BY a.attnum)
-    FROM pg_catalog.pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) END
+    FROM pg_catalog.pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) END,
+  'labels', CASE WHEN t.typtype = 'e' THEN (
+    SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid) END
 )::text
 FROM part
 JOIN pg_catalog.pg_type t ON t.oid = part.oid

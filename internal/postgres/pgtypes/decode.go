@@ -28,6 +28,9 @@ type typ struct {
 	fields []field // of a record
 	delim  byte    // between elements of arrays of this type
 	binary bool    // binary form is understood
+	// version holds the labels of an enum and the attributes of a composite, and those of
+	// what the type is made of.
+	version string
 	// custom says that without Form.CustomTypes the value is Postgres' own text.
 	custom bool
 	// user says that the type is not built in, so that arrays of it are custom.
@@ -55,6 +58,9 @@ type codec struct {
 
 // Name returns the type's name without its schema.
 func (t *typ) Name() string { return t.name }
+
+// Version implements source.Versioned.
+func (t *typ) Version() string { return t.version }
 
 // Decode implements source.Type.
 func (t *typ) Decode(d source.Datum, f source.Form) (source.Value, error) {

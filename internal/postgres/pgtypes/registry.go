@@ -2,6 +2,7 @@ package pgtypes
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -39,6 +40,8 @@ type Info struct {
 	Subtype uint32
 	// Fields are a composite's attributes, in order, without dropped ones.
 	Fields []Field
+	// Labels are an enum's, in order.
+	Labels []string
 }
 
 // Field is one attribute of a composite type.
@@ -65,6 +68,7 @@ func (i *Info) parts(yield func(oid uint32)) {
 type Registry struct {
 	mu       sync.Mutex
 	infos    map[uint32]Info
+	changes  uint64          // of infos that were known
 	resolved map[uint32]*typ // derived from infos; emptied when infos change
 }
 
@@ -79,11 +83,26 @@ func (r *Registry) Add(i Info) {
 	if _, ok := builtins[i.OID]; ok {
 		return
 	}
-	i.Fields = slices.Clone(i.Fields)
+	i.Fields, i.Labels = slices.Clone(i.Fields), slices.Clone(i.Labels)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	old, known := r.infos[i.OID]
+	if known && reflect.DeepEqual(old, i) {
+		return
+	}
+	if known {
+		r.changes++
+	}
 	r.infos[i.OID] = i
 	clear(r.resolved)
+}
+
+// Changes counts the types that were added anew with another definition: Types that were
+// given before may no longer be as they should.
+func (r *Registry) Changes() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.changes
 }
 
 // Type returns the decoder of the type with that oid. A type that is not known is
@@ -148,6 +167,9 @@ func (r *Registry) resolve(oid uint32) *typ {
 	} else {
 		t.name, t.codec, t.user = fmt.Sprintf("type with oid %d", oid), &opaqueCodec, true
 	}
+	if t.part != nil {
+		t.version += t.part.version
+	}
 	switch t.shape {
 	case scalarShape:
 		t.binary = t.codec.unpack != nil
@@ -182,7 +204,9 @@ func (t *typ) fromInfo(i *Info, resolve func(uint32) *typ) {
 		t.shape, t.custom = recordShape, true
 		for _, f := range i.Fields {
 			key := append(source.AppendJSONString(nil, f.Name), ':')
-			t.fields = append(t.fields, field{key: string(key), typ: resolve(f.Type)})
+			part := resolve(f.Type)
+			t.fields = append(t.fields, field{key: string(key), typ: part})
+			t.version += string(key) + part.name + part.version
 		}
 	case i.Kind == Range && i.Subtype != 0:
 		t.shape, t.custom, t.part = rangeShape, true, resolve(i.Subtype)
@@ -193,6 +217,9 @@ func (t *typ) fromInfo(i *Info, resolve func(uint32) *typ) {
 		t.custom = t.part.custom || t.part.user
 	case i.Kind == Enum:
 		t.codec = &textCodec
+		for _, l := range i.Labels {
+			t.version += string(source.AppendJSONString(nil, l))
+		}
 	default:
 		t.codec = extensionCodec(i.Name)
 	}

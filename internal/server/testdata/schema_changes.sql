@@ -148,6 +148,33 @@ VACUUM FULL notes;
 TRUNCATE notes;
 INSERT INTO notes (id, body, z, big) VALUES ('t', 'after all went', 6, repeat('big', 300)), ('u', 'too', 7, '');
 
+-- columns of types that can be altered
+CREATE TYPE mood AS ENUM ('happy', 'sad');
+CREATE TYPE place AS (town text, street text);
+ALTER TABLE notes ADD COLUMN mood mood DEFAULT 'sad', ADD COLUMN place place DEFAULT '(Ulm,Main)', ADD COLUMN moods mood[] DEFAULT '{sad,happy}';
+
+-- an enum's label renamed, and nothing else happens
+ALTER TYPE mood RENAME VALUE 'sad' TO 'blue';
+
+-- again, with a change of one row
+ALTER TYPE mood RENAME VALUE 'happy' TO 'glad';
+UPDATE notes SET body = 'in another mood' WHERE z = 6;
+
+-- a label added, and used
+ALTER TYPE mood ADD VALUE 'calm';
+
+-- that value put
+UPDATE notes SET mood = 'calm' WHERE z = 7;
+
+-- a composite's attribute renamed, and one added
+ALTER TYPE place RENAME ATTRIBUTE town TO city;
+ALTER TYPE place ADD ATTRIBUTE number integer;
+
+-- they go again
+ALTER TABLE notes DROP COLUMN mood, DROP COLUMN place, DROP COLUMN moods;
+DROP TYPE mood;
+DROP TYPE place;
+
 -- the replica identity an index of other columns
 ALTER TABLE notes ALTER COLUMN body SET NOT NULL;
 UPDATE notes SET body = body || z;
