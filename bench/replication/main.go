@@ -10,9 +10,9 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -24,6 +24,7 @@ type options struct {
 	bin         string
 	config      string
 	dsn         string
+	storage     string
 	port        int
 	rows        int
 	large       int
@@ -36,6 +37,7 @@ func main() {
 	flag.StringVar(&o.bin, "bin", "bin/millrace", "the service")
 	flag.StringVar(&o.config, "config", "bench/millrace.yaml", "its configuration")
 	flag.StringVar(&o.dsn, "pg", "", "connection string of the source database, whose table greeting is made anew")
+	flag.StringVar(&o.storage, "storage", "", "connection string of a database for storage, whose schema "+schema+" is made anew, with -config bench/postgres.yaml; without it, storage is a folder")
 	flag.IntVar(&o.port, "port", 8090, "port of the service")
 	flag.IntVar(&o.rows, "rows", 300_000, "rows to backfill; 0 keeps the table as it is")
 	flag.IntVar(&o.large, "large", 100_000, "rows of the large transaction; 0: none")
@@ -63,24 +65,24 @@ func run(ctx context.Context, o *options) error {
 	if err != nil {
 		return fmt.Errorf("prepare the table: %w", err)
 	}
-	dir, err := os.MkdirTemp("", "millrace-bench-")
+	store, err := newStore(ctx, o)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	s, err := start(ctx, o, dir)
+	defer store.remove()
+	defer dropSlots(context.WithoutCancel(ctx), pg)
+	s, err := start(ctx, o, store.dir)
 	if err != nil {
 		return err
 	}
 	defer s.stop()
-	defer dropSlots(context.WithoutCancel(ctx), pg)
 
 	all := processors()
 	ready, err := s.ready(ctx)
 	if err != nil {
 		return err
 	}
-	disk, err := size(dir)
+	disk, err := store.size(ctx)
 	if err != nil {
 		return err
 	}
@@ -164,7 +166,8 @@ func large(ctx context.Context, o *options, pg *pgx.Conn, s *service) error {
 const pipelined = 20
 
 // single measures single-row transactions from many connections, which send several
-// ahead, until a client has the last row.
+// ahead: inserts, until a client has the last row; then updates of rows that were
+// there from the start, until a client has a row inserted after them.
 func single(ctx context.Context, o *options, pg *pgx.Conn, s *service) error {
 	c, err := s.connect(ctx, "single")
 	if err != nil {
@@ -174,11 +177,45 @@ func single(ctx context.Context, o *options, pg *pgx.Conn, s *service) error {
 	if _, err := c.complete(0); err != nil {
 		return err
 	}
+	inserts := strings.Repeat("BEGIN; INSERT INTO greeting (owner, message, author) VALUES ('single', 'hello', 'bench'); COMMIT;", pipelined)
+	err = throughput(ctx, o, s, "inserts", func() string { return inserts }, func(n int) error {
+		_, err := c.complete(n)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	rows, err := pg.Query(ctx, "SELECT id::text FROM greeting WHERE owner LIKE 'user%' ORDER BY random() LIMIT 200000")
+	if err != nil {
+		return err
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	updates := func() string {
+		var b strings.Builder
+		for range pipelined {
+			fmt.Fprintf(&b, "BEGIN; UPDATE greeting SET message = message || '.' WHERE id = '%s'; COMMIT;", ids[rand.IntN(len(ids))])
+		}
+		return b.String()
+	}
+	return throughput(ctx, o, s, "updates of random rows", updates, func(int) error {
+		if _, err := pg.Exec(ctx, "INSERT INTO greeting (owner, message, author) VALUES ('single', 'last', 'bench')"); err != nil {
+			return err
+		}
+		_, err := c.complete(1)
+		return err
+	})
+}
+
+// throughput has all connections send batches of transactions, and prints how many there
+// were until arrived returns, which waits for all of them to come to a client.
+func throughput(ctx context.Context, o *options, s *service, what string, batch func() string, arrived func(n int) error) error {
 	before, all := s.cpu(), processors()
 	begun := time.Now()
 	counts := make(chan int, o.connections)
 	errs := make(chan error, o.connections)
-	sql := strings.Repeat("BEGIN; INSERT INTO greeting (owner, message, author) VALUES ('single', 'hello', 'bench'); COMMIT;", pipelined)
 	for range o.connections {
 		go func() {
 			n := 0
@@ -190,7 +227,7 @@ func single(ctx context.Context, o *options, pg *pgx.Conn, s *service) error {
 			}
 			defer w.Close(context.WithoutCancel(ctx))
 			for time.Since(begun) < o.duration {
-				if _, err := w.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
+				if _, err := w.PgConn().Exec(ctx, batch()).ReadAll(); err != nil {
 					errs <- err
 					return
 				}
@@ -207,28 +244,13 @@ func single(ctx context.Context, o *options, pg *pgx.Conn, s *service) error {
 		return err
 	default:
 	}
-	committed := time.Now()
-	done, err := c.complete(total)
-	if err != nil {
+	committed := time.Since(begun)
+	if err := arrived(total); err != nil {
 		return err
 	}
-	fmt.Printf("single-row transactions: %d committed in %.2f s, %.0f/s; client has the last %.2f s later, %.0f/s in all; service took %.2f s of processor; %s; %s\n",
-		total, committed.Sub(begun).Seconds(), float64(total)/committed.Sub(begun).Seconds(), done.Sub(committed).Seconds(),
-		float64(total)/done.Sub(begun).Seconds(), (s.cpu() - before).Seconds(), s.usage(), all.since())
+	done := time.Since(begun)
+	fmt.Printf("single-row transactions, %s: %d committed in %.2f s, %.0f/s; client has the last %.2f s later, %.0f/s in all; service took %.2f s of processor; %s; %s\n",
+		what, total, committed.Seconds(), float64(total)/committed.Seconds(), (done - committed).Seconds(),
+		float64(total)/done.Seconds(), (s.cpu() - before).Seconds(), s.usage(), all.since())
 	return nil
-}
-
-// size returns the bytes of the files in a folder.
-func size(dir string) (int64, error) {
-	var n int64
-	err := filepath.Walk(dir, func(_ string, info os.FileInfo, err error) error {
-		if err == nil && info.Mode().IsRegular() {
-			n += info.Size()
-		}
-		if os.IsNotExist(err) {
-			return nil // the service removes files meanwhile
-		}
-		return err
-	})
-	return n, err
 }

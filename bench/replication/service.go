@@ -33,7 +33,7 @@ type service struct {
 func start(ctx context.Context, o *options, dir string) (*service, error) {
 	s := &service{url: fmt.Sprintf("http://127.0.0.1:%d", o.port)}
 	s.cmd = exec.CommandContext(ctx, o.bin, "start", "-c", o.config)
-	s.cmd.Env = append(os.Environ(), "PS_DB="+o.dsn, "PS_DIR="+dir, "PS_PORT="+strconv.Itoa(o.port))
+	s.cmd.Env = append(os.Environ(), "PS_DB="+o.dsn, "PS_STORAGE="+o.storage, "PS_DIR="+dir, "PS_PORT="+strconv.Itoa(o.port))
 	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
 	s.begun = time.Now()
 	return s, s.cmd.Start()
