@@ -40,6 +40,8 @@ type store struct {
 	fail       error
 	// reading, if set, is called before a bucket's operations are read.
 	reading func(key storage.BucketKey, after bucket.OpID)
+	// kept is the oldest checkpoint of which snapshots are kept.
+	kept bucket.OpID
 }
 
 func (s *store) Snapshot() (httpapi.Snapshot, error) {
@@ -93,10 +95,16 @@ func (v *snapshot) Ops(key storage.BucketKey, after bucket.OpID, yield func(*buc
 	if v.store.reading != nil {
 		v.store.reading(key, after)
 	}
+	v.store.mu.Lock()
+	expired := v.checkpoint.Op < v.store.kept
+	v.store.mu.Unlock()
 	for i := range v.ops[key] {
-		if op := &v.ops[key][i]; op.ID > after && !yield(op) {
+		if op := &v.ops[key][i]; op.ID > after && (!yield(op) || expired) {
 			break
 		}
+	}
+	if expired {
+		return storage.ErrExpired
 	}
 	return nil
 }

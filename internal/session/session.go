@@ -342,7 +342,8 @@ type Progress struct {
 // Chunk appends the next lines of the checkpoint that Advance announced: some
 // data, the line that completes a priority, or the one that completes the
 // checkpoint. v must be the view of the last Advance, or a later one of which
-// Advance said that nothing changed.
+// Advance said that nothing changed. When v fails, the lines before are appended all
+// the same: they do not come again if the session goes on by another view.
 func (s *Session) Chunk(dst []byte, v View) (out []byte, p Progress, err error) {
 	start := len(dst)
 	for s.cursor < len(s.pending) {
@@ -351,7 +352,7 @@ func (s *Session) Chunk(dst []byte, v View) (out []byte, p Progress, err error) 
 		if e.after < e.state.Last {
 			var n int
 			if dst, n, more, err = s.data(dst, v, e); err != nil {
-				return dst[:start], p, err
+				return dst, p, err
 			}
 			p.Ops += n
 		}

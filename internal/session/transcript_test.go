@@ -41,6 +41,7 @@ var update = flag.Bool("update", false, "write what transcripts give as what the
 //	connect user       a request's body; what was connected before is gone
 //	advance [write=N]  the newest view, with the user's newest write checkpoint
 //	chunk              one call of Chunk
+//	expire after=N     the view, while the bucket after N others is read
 //	sync [write=N]     advance, and chunks to the end of the checkpoint
 //
 // Every checkpoint that completes is checked as clients do: by its checksums.
@@ -80,14 +81,41 @@ func TestTranscripts(t *testing.T) {
 	}
 }
 
+// expiring is a view that is no longer kept when left buckets have been read.
+type expiring struct {
+	session.View
+	left int
+}
+
+func (e *expiring) Ops(key storage.BucketKey, after bucket.OpID, yield func(*bucket.Op) bool) error {
+	if e.left--; e.left >= 0 {
+		return e.View.Ops(key, after, yield)
+	}
+	err := e.View.Ops(key, after, func(op *bucket.Op) bool {
+		yield(op)
+		return false
+	})
+	return errors.Join(err, storage.ErrExpired)
+}
+
 // sharing keeps every line.
 type sharing struct {
 	lines map[session.ChunkKey]session.EncodedChunk
 	hits  int
+	off   bool
+}
+
+func (s *scene) share(on bool) {
+	if c, ok := s.shared.(*sharing); ok {
+		c.off = !on
+	}
 }
 
 func (s *sharing) Get(k session.ChunkKey) (session.EncodedChunk, bool) {
 	c, ok := s.lines[k]
+	if s.off {
+		return c, false
+	}
 	if ok {
 		s.hits++
 	}
@@ -141,6 +169,7 @@ type scene struct {
 	session *session.Session
 	watcher *checkpoint.Watcher
 	snap    *pebblestore.Snapshot
+	view    session.View // snap, unless it is to expire
 	watched bool
 
 	target map[string]protocol.Bucket
@@ -201,6 +230,11 @@ func (s *scene) do(verb []string, input string) string {
 	case "chunk":
 		out, _ := s.chunk()
 		return out
+	case "expire": // the view, in the middle of the bucket after so many
+		n, err := strconv.Atoi(args["after"])
+		s.check(err)
+		s.view = &expiring{View: s.snap, left: n}
+		s.share(false) // so that it is read
 	case "sync":
 		out, ok := s.advance(write)
 		for ok && s.session.Sending() {
@@ -366,6 +400,8 @@ func (s *scene) advance(write uint64) (string, bool) {
 	var err error
 	s.snap, err = s.store.Snapshot()
 	s.check(err)
+	s.view = s.snap
+	s.share(true)
 	out, _, err := s.session.Advance(nil, s.snap, dirty, write)
 	if err != nil {
 		return "error: " + err.Error(), false
@@ -378,7 +414,10 @@ func (s *scene) advance(write uint64) (string, bool) {
 }
 
 func (s *scene) chunk() (string, bool) {
-	out, p, err := s.session.Chunk(nil, s.snap)
+	out, p, err := s.session.Chunk(nil, s.view)
+	if errors.Is(err, storage.ErrExpired) {
+		return s.receive(out) + "expired", false
+	}
 	if err != nil {
 		return "error: " + err.Error(), false
 	}
