@@ -123,6 +123,10 @@ func wait(ctx context.Context, out io.Writer, client *admin.Client, every time.D
 	said := ""
 	for {
 		s, err := client.Status(ctx)
+		if e, ok := errors.AsType[*protocol.Error](err); ok && e.Code == protocol.ShuttingDown {
+			// Another process takes over, or the service is being started again.
+			s, err = &admin.Status{Deploying: true, Reason: e.Description}, nil
+		}
 		if err != nil {
 			return refusal(err)
 		}

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 
-	"github.com/millrace-sync/millrace/internal/config"
 	"github.com/millrace-sync/millrace/internal/server"
 	"github.com/millrace-sync/millrace/protocol"
 )
@@ -29,16 +28,13 @@ func (c *teardownCmd) Run(p *process) error {
 	}
 	ctx, stop := p.notify()
 	defer stop()
-	folder, err := server.Teardown(ctx, cfg, newLogger(p.err, cfg.Logging))
+	removed, err := server.Teardown(ctx, cfg, newLogger(p.err, cfg.Logging))
 	if err != nil {
 		return storageError(err, "Stop the service first.")
 	}
-	what := "the storage in " + folder + " is removed"
-	switch {
-	case cfg.Storage.Type != config.Pebble:
-		what = "the storage in Postgres is left as it is: drop its schema if nobody needs it any more"
-	case folder == "":
-		what = "there was no storage"
+	what := "there was no storage"
+	if removed != "" {
+		what = "the storage in " + removed + " is removed"
 	}
 	_, err = fmt.Fprintf(p.out, "The replication slot is dropped, and %s.\n", what)
 	return err

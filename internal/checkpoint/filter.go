@@ -1,7 +1,8 @@
 package checkpoint
 
 import (
-	"hash/maphash"
+	"encoding/binary"
+	"fmt"
 
 	"github.com/millrace-sync/millrace/internal/storage"
 )
@@ -9,8 +10,10 @@ import (
 // Filter holds buckets and lookups that are too many to name, in a fixed amount of
 // memory (a Bloom filter): whatever was added is in it; of what was not, one in
 // 400 seems to be after a million were added, one in six after four millions.
+//
+// It is the same in every process, so that one can tell another by it. Whoever chooses
+// keys can so make it have others, which are then looked at in vain.
 type Filter struct {
-	seed maphash.Seed
 	bits [filterBits / 64]uint64
 }
 
@@ -21,19 +24,61 @@ const (
 )
 
 // NewFilter returns an empty Filter.
-func NewFilter() *Filter { return &Filter{seed: maphash.MakeSeed()} }
+func NewFilter() *Filter { return &Filter{} }
 
 // AddBucket adds a bucket.
-func (f *Filter) AddBucket(k storage.BucketKey) { f.add(maphash.Comparable(f.seed, k)) }
+func (f *Filter) AddBucket(k storage.BucketKey) { f.add(digest(0, k.Def, k.Params)) }
 
 // AddLookup adds a lookup.
-func (f *Filter) AddLookup(k storage.LookupKey) { f.add(maphash.Comparable(f.seed, k)) }
+func (f *Filter) AddLookup(k storage.LookupKey) { f.add(digest(1, k.Def, k.Key)) }
 
 // MayHaveBucket reports whether the bucket may have been added.
-func (f *Filter) MayHaveBucket(k storage.BucketKey) bool { return f.has(maphash.Comparable(f.seed, k)) }
+func (f *Filter) MayHaveBucket(k storage.BucketKey) bool { return f.has(digest(0, k.Def, k.Params)) }
 
 // MayHaveLookup reports whether the lookup may have been added.
-func (f *Filter) MayHaveLookup(k storage.LookupKey) bool { return f.has(maphash.Comparable(f.seed, k)) }
+func (f *Filter) MayHaveLookup(k storage.LookupKey) bool { return f.has(digest(1, k.Def, k.Key)) }
+
+// Join adds all that another filter has.
+func (f *Filter) Join(other *Filter) {
+	for i, w := range other.bits {
+		f.bits[i] |= w
+	}
+}
+
+// Append appends the filter's bytes, which DecodeFilter reads.
+func (f *Filter) Append(dst []byte) []byte {
+	for _, w := range f.bits {
+		dst = binary.LittleEndian.AppendUint64(dst, w)
+	}
+	return dst
+}
+
+// DecodeFilter reads what Append wrote. It fails with storage.ErrCorrupt.
+func DecodeFilter(b []byte) (*Filter, error) {
+	f := NewFilter()
+	if len(b) != 8*len(f.bits) {
+		return nil, fmt.Errorf("a filter of %d bytes: %w", len(b), storage.ErrCorrupt)
+	}
+	for i := range f.bits {
+		f.bits[i] = binary.LittleEndian.Uint64(b[8*i:])
+	}
+	return f, nil
+}
+
+// digest is FNV-1a of a key, with its bits spread.
+func digest(kind uint64, def storage.DefinitionID, text string) uint64 {
+	const prime = 1099511628211
+	h := (14695981039346656037 ^ kind) * prime
+	h = (h ^ uint64(def)) * prime
+	for i := range len(text) {
+		h = (h ^ uint64(text[i])) * prime
+	}
+	h ^= h >> 33
+	h *= 0xff51afd7ed558ccd
+	h ^= h >> 33
+	h *= 0xc4ceb9fe1a85ec53
+	return h ^ h>>33
+}
 
 func (f *Filter) add(hash uint64) {
 	for i := range uint64(filterProbes) {

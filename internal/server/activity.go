@@ -38,6 +38,13 @@ func newActivity(at storage.Checkpoint) *activity {
 	}
 }
 
+// begin notes the checkpoint that there was when the storage was opened.
+func (a *activity) begin(at storage.Checkpoint) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.at = at
+}
+
 // applied notes a transaction, or a part of one.
 func (a *activity) applied(tx *source.Txn) {
 	size := 0

@@ -46,9 +46,6 @@ type operator struct {
 	store      any    // which may be able to copy itself
 	storage    string // the folder of a store that is
 	log        *slog.Logger
-	// elsewhere says where to go with what this process cannot do, if it does not
-	// replicate; nil if it always does.
-	elsewhere func() error
 }
 
 func (o *operator) slot() admin.Slot { return admin.Slot{SlotName: o.source.Slot} }
@@ -75,11 +72,6 @@ func (o *operator) Reprocess(ctx context.Context) (*admin.Slot, error) {
 }
 
 func (o *operator) take(ctx context.Context, f func(context.Context) error) error {
-	if o.elsewhere != nil {
-		if err := o.elsewhere(); err != nil {
-			return err
-		}
-	}
 	ctx, cancel := context.WithTimeout(ctx, takeTimeout)
 	defer cancel()
 	return f(ctx)

@@ -31,7 +31,7 @@ const backupPrefix = "backup-"
 func (o *operator) Backup(ctx context.Context) (httpapi.Backup, error) {
 	store, ok := o.store.(backupStore)
 	if !ok {
-		return nil, protocol.Errorf(protocol.DeployDisabled, "The storage is in Postgres: back that database up, as with pg_dump.")
+		return nil, protocol.Errorf(protocol.DeployDisabled, "The storage is in Postgres: back that database up by its own means, such as pg_dump, and see docs/operations.md for what a restored one needs.")
 	}
 	dir := filepath.Join(o.storage, backupPrefix+strings.ToLower(rand.Text()))
 	if err := store.Backup(ctx, dir); err != nil {

@@ -14,7 +14,6 @@ import (
 	"github.com/millrace-sync/millrace/internal/httpapi"
 	"github.com/millrace-sync/millrace/internal/storage"
 	"github.com/millrace-sync/millrace/internal/storage/pgstore"
-	"github.com/millrace-sync/millrace/protocol"
 )
 
 // storageSilence is how long the storage may not answer before a process that serves
@@ -43,11 +42,10 @@ type front struct {
 	strange error
 }
 
-func newFront(store *pgstore.Store, log *slog.Logger) *front {
+func newFront(store *pgstore.Store, activity *activity, log *slog.Logger) *front {
 	rec := store.Recovered()
-	f := &front{
-		store: store, hub: checkpoint.NewHub(rec.Checkpoint), deploys: newDeploys(), activity: newActivity(rec.Checkpoint), log: log,
-	}
+	f := &front{store: store, hub: checkpoint.NewHub(rec.Checkpoint), deploys: newDeploys(), activity: activity, log: log}
+	activity.begin(rec.Checkpoint)
 	var next *deploy.Deploy
 	if next, f.strange = f.plan(&rec); next != nil {
 		f.deploys.set(next, f.serving.SyncConfig)
@@ -101,7 +99,7 @@ func (f *front) show(c pgstore.Change) error {
 		f.log.Info("sync config is current", "deploy", f.serving.ID, "streams", len(next.Plan.Streams), "checkpoint", c.Checkpoint)
 	}
 	f.activity.published(c.Checkpoint)
-	f.hub.Publish(c.Checkpoint, checkpoint.Changes{All: c.All, Buckets: c.Buckets, Lookups: c.Lookups})
+	f.hub.Publish(c.Checkpoint, checkpoint.Changes{All: c.All, Buckets: c.Buckets, Lookups: c.Lookups, Many: c.Many})
 	for _, u := range c.Uploads {
 		f.hub.WriteCheckpoint(u.User, u.LSN)
 	}
@@ -131,11 +129,6 @@ func (f *front) plan(rec *storage.Recovered) (*deploy.Deploy, error) {
 func (f *front) heard() time.Time { return time.Time{} }
 
 func (f *front) reading() []admin.TableProgress { return nil }
-
-// elsewhere returns where to go with what only a process that replicates can do.
-func (f *front) elsewhere() error {
-	return protocol.Errorf(protocol.ShuttingDown, "This process only serves clients. Ask the one that replicates.")
-}
 
 // Status implements httpapi.Health. A process that serves is well if it can serve:
 // whether replication goes on is for the process that replicates to say.

@@ -14,7 +14,6 @@ import (
 	"github.com/millrace-sync/millrace/internal/httpapi"
 	"github.com/millrace-sync/millrace/internal/storage"
 	"github.com/millrace-sync/millrace/internal/storage/pgstore"
-	"github.com/millrace-sync/millrace/protocol"
 )
 
 // leader replicates whenever this process has the storage's lease: it waits for the
@@ -27,22 +26,22 @@ type leader struct {
 	log      *slog.Logger
 
 	// newest is the sync config that was the newest deployed one when the process
-	// started; led says that this process has replicated before. They belong to Run.
+	// started; led says that this process has replicated before, and said is the trouble
+	// that was last told of. They belong to Run.
 	newest string
 	led    bool
+	said   string
 
 	mu     sync.Mutex
-	health *health // of the replicator, while there is one
-	holder string  // of the lease, while it is waited for
-	reason string  // why the lease cannot be had
+	health *health   // of the replicator, while there is one
+	office *operator // answers of it, while there is one
+	holder string    // of the lease, while it is waited for
+	reason string    // why the lease cannot be had
 }
 
 // Run leads again and again. It returns an error if the storage cannot be used by
 // this version of the program, or is corrupt.
 func (l *leader) Run(ctx context.Context) error {
-	if err := l.look(ctx); err != nil {
-		return err
-	}
 	delay := minRetry
 	for ctx.Err() == nil {
 		started := time.Now()
@@ -56,8 +55,11 @@ func (l *leader) Run(ctx context.Context) error {
 		if time.Since(started) > maxRetry {
 			delay = minRetry
 		}
-		l.set(nil, "", err.Error())
-		l.log.Warn("replication has ended in this process; waiting for its turn again", "reason", err, "retry_in", delay)
+		l.wait("", err.Error())
+		if kind := troubleOf(err); kind != l.said {
+			l.said = kind
+			l.log.Warn("replication has ended in this process; waiting for its turn again", "reason", err, "retry_in", delay)
+		}
 		pause := time.NewTimer(delay)
 		select {
 		case <-pause.C:
@@ -69,25 +71,17 @@ func (l *leader) Run(ctx context.Context) error {
 	return nil
 }
 
-func (l *leader) set(h *health, holder, reason string) {
+// begin notes that this process replicates, and wait that it does not, and why.
+func (l *leader) begin(h *health, office *operator) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.health, l.holder, l.reason = h, holder, reason
+	l.health, l.office, l.holder, l.reason = h, office, "", ""
 }
 
-// look notes what is deployed when the process starts.
-func (l *leader) look(ctx context.Context) error {
-	opts := l.options
-	opts.Reader = true
-	store, err := pgstore.Open(ctx, opts)
-	if err != nil {
-		return err
-	}
-	rec := store.Recovered()
-	if d := newestDeploy(&rec); d != nil {
-		l.newest = d.SyncConfig
-	}
-	return store.Close()
+func (l *leader) wait(holder, reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.health, l.office, l.holder, l.reason = nil, nil, holder, reason
 }
 
 // wanted gives the deployer what is to be served: the configuration's sync config if
@@ -106,24 +100,26 @@ func (l *leader) wanted(rec storage.Recovered) {
 // lead waits for the lease, and replicates until it is lost or ctx ends.
 func (l *leader) lead(ctx context.Context) error {
 	opts := l.options
-	opts.Wait, opts.Waiting = true, func(holder string) { l.set(nil, holder, "") }
+	opts.Wait, opts.Waiting = true, func(holder string) { l.wait(holder, "") }
 	store, err := pgstore.Open(ctx, opts)
 	if err != nil {
 		return err
 	}
-	health := newHealth(time.Now(), newBackfills(l.log))
-	l.set(health, "", "")
+	l.said = ""
 	l.log.Info("this process replicates", "storage", l.service.cfg.Storage.String(), "checkpoint", store.Recovered().Checkpoint)
 	g, gctx := errgroup.WithContext(ctx)
 	// Clients are served by the front, which sees what is published by way of the
 	// store: the replicator needs neither its hub nor its deploys.
 	l.wanted(store.Recovered())
-	r := l.service.replicator(writing{store}, nil, l.deployer, newDeploys(), health, l.activity)
+	health, current := newHealth(time.Now(), newBackfills(l.log)), newDeploys()
+	r := l.service.replicator(writing{store}, nil, l.deployer, current, health, l.activity)
+	office := l.service.operator(l.deployer, current, health, l.activity)
+	l.begin(health, office)
 	g.Go(func() error { return r.Run(gctx) })
 	g.Go(func() error { return l.service.reloader(l.deployer).Run(gctx) })
 	g.Go(func() error { return store.Run(gctx) })
-	g.Go(func() error { return store.AnswerRequests(gctx) })
-	g.Go(func() error { return (&compactor{store: store, log: l.log}).Run(gctx) })
+	g.Go(func() error { return store.AnswerRequests(gctx, office.answer) })
+	g.Go(func() error { return l.service.compactor(store, l.activity).Run(gctx) })
 	g.Go(func() error { return l.service.forgetter(store).Run(gctx) })
 	err = g.Wait()
 	// Whoever waits can take the lease at once.
@@ -150,19 +146,12 @@ func (l *leader) reading() []admin.TableProgress {
 	return l.health.reading()
 }
 
-// elsewhere returns where to go with what only the process that replicates can do;
-// nil if that is this one.
-func (l *leader) elsewhere() error {
+// operator returns who answers the admin API of what is replicated here; nil while
+// nothing is.
+func (l *leader) operator() *operator {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.health != nil {
-		return nil
-	}
-	where := "the process that replicates"
-	if l.holder != "" {
-		where += ", which is " + l.holder
-	}
-	return protocol.Errorf(protocol.ShuttingDown, "This process does not replicate at the moment. Ask %s.", where)
+	return l.office
 }
 
 // Status implements httpapi.Health.

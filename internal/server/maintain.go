@@ -78,7 +78,8 @@ func compactShared(ctx context.Context, cfg *config.Config, names []string, opts
 	if opts.Buckets, err = bucketsNamed(shared.Recovered(), names); err != nil {
 		return done, err
 	}
-	if done.Before, err = shared.Size(ctx); err != nil {
+	sizes, err := shared.Sizes()
+	if done.Before = sizes.Total; err != nil {
 		return done, err
 	}
 	writer := reader
@@ -99,7 +100,8 @@ func compactShared(ctx context.Context, cfg *config.Config, names []string, opts
 		err = errors.Join(err, g.Wait(), own.Close())
 	}
 	if err == nil {
-		done.After, err = shared.Size(ctx)
+		sizes, err = shared.Sizes()
+		done.After = sizes.Total
 	}
 	return done, err
 }
@@ -126,11 +128,16 @@ func Migrate(ctx context.Context, cfg *config.Config, log *slog.Logger) (bool, e
 	return true, pgstore.Migrate(ctx, pgOptions(cfg, log))
 }
 
-// withStorage opens the storage, which must be there, and closes it after f.
+// errNoFolder: there is nothing that could be copied as files.
+func errNoFolder(cfg *config.Config) error {
+	return fmt.Errorf("the storage in %s is in Postgres, schema %s: back that database up by its own means, such as "+
+		"pg_dump --schema=%s --format=custom, and see docs/operations.md for what a restored one needs", cfg.File, cfg.Storage.Schema, cfg.Storage.Schema)
+}
+
+// withStorage opens the storage, which must be there and in a folder, and closes it after f.
 func withStorage(ctx context.Context, cfg *config.Config, log *slog.Logger, f func(*pebblestore.Store) error) error {
 	if cfg.Storage.Type != config.Pebble {
-		return fmt.Errorf("the storage in %s is of type %s, and this is for one in a folder: back the database up by its own means, "+
-			"such as pg_dump --schema=%s", cfg.File, cfg.Storage.Type, cfg.Storage.Schema)
+		return errNoFolder(cfg)
 	}
 	dir := cfg.Storage.Path
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {

@@ -19,7 +19,7 @@ import (
 	"github.com/millrace-sync/millrace/internal/httpapi"
 	"github.com/millrace-sync/millrace/internal/postgres"
 	"github.com/millrace-sync/millrace/internal/source"
-	"github.com/millrace-sync/millrace/internal/storage/pebblestore"
+	"github.com/millrace-sync/millrace/internal/storage"
 )
 
 // metrics serves what the service counts, to Prometheus and nobody else: nothing is
@@ -30,9 +30,10 @@ type metrics struct {
 	lag      *lag
 }
 
-// measured is what is counted; api is nil in a process that serves no clients.
+// measured is what is counted; api returns nil in a process that serves no clients, or
+// does not do so yet.
 type measured struct {
-	api      *httpapi.Handler
+	api      func() *httpapi.Handler
 	activity *activity
 	health   vitals
 	deployer *deployer
@@ -44,7 +45,7 @@ type measured struct {
 
 // sizedStore is a store that knows what it takes on the disk.
 type sizedStore interface {
-	Sizes() (pebblestore.Sizes, error)
+	Sizes() (storage.Sizes, error)
 }
 
 // newMetrics listens on a port.
@@ -109,12 +110,12 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge("target_info", "What is measured.", 1, "service", "millrace", "service_version", version(),
 		"source_type", "postgresql", "storage_type", g.storage, "instance_id", g.source.Slot)
-	if g.api != nil {
-		c := g.api.Counters()
+	if api := g.api(); api != nil {
+		c := api.Counters()
 		counter("powersync_data_synced_bytes_total", "Bytes of lines sent to clients, before compression.", c.Bytes.Load())
 		counter("powersync_data_sent_bytes_total", "Bytes of lines sent to clients, after compression.", c.Packed.Load())
 		counter("powersync_operations_synced_total", "Operations sent to clients.", c.Operations.Load())
-		gauge("powersync_concurrent_connections", "Streams that are open.", float64(g.api.Streams()))
+		gauge("powersync_concurrent_connections", "Streams that are open.", float64(api.Streams()))
 	}
 	a := g.activity
 	counter("powersync_data_replicated_bytes_total", "Bytes of values in the changes replicated.", a.bytes.Load())
@@ -144,11 +145,13 @@ func (g *gauges) Collect(out chan<- prometheus.Metric) {
 		return
 	}
 	sizes, err := s.Sizes()
-	if err != nil {
+	if err != nil && !errors.Is(err, storage.ErrUnavailable) { // of which readiness tells
 		g.log.Warn("the storage could not be measured", "error", err)
+	}
+	if err != nil || sizes.Total == 0 {
 		return
 	}
-	gauge("millrace_storage_bytes", "What the storage takes on the disk.", float64(sizes.Total))
+	gauge("millrace_storage_bytes", "What the storage takes on the disk, of all processes that share it.", float64(sizes.Total))
 	gauge("powersync_operation_storage_size_bytes", "The part that holds operations.", float64(sizes.Operations))
 	gauge("powersync_parameter_storage_size_bytes", "The part that holds lookups.", float64(sizes.Lookups))
 	gauge("powersync_replication_storage_size_bytes", "The part that holds records of source rows.", float64(sizes.Rows))

@@ -87,6 +87,21 @@ func TestBackupWhileServing(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
+	inEachStorage(t, testMetrics)
+}
+
+// inEachStorage runs a test on a folder, and on a database that is not the source's.
+func inEachStorage(t *testing.T, test func(t *testing.T, in func(dsn string) *instance)) {
+	t.Run("pebble", func(t *testing.T) {
+		test(t, func(dsn string) *instance { return newInstance(t, dsn) })
+	})
+	t.Run("postgresql", func(t *testing.T) {
+		kept, _ := database(t, shared.Cluster(t))
+		test(t, func(dsn string) *instance { return newInstance(t, dsn).inPostgres(kept) })
+	})
+}
+
+func testMetrics(t *testing.T, with func(dsn string) *instance) {
 	dsn, conn := database(t, shared.Cluster(t),
 		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)",
 		"INSERT INTO notes SELECT 'n'||i, 'u', 'body '||i FROM generate_series(1, 500) i")
@@ -94,7 +109,7 @@ func TestMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := newInstance(t, dsn)
+	in := with(dsn)
 	in.metrics = free.Addr().(*net.TCPAddr).Port
 	_ = free.Close()
 	in.start(ownNotes)
@@ -252,10 +267,12 @@ func TestProbeFiles(t *testing.T) {
 }
 
 // Teardown leaves nothing behind, and nothing is torn down under a running service.
-func TestTeardown(t *testing.T) {
+func TestTeardown(t *testing.T) { inEachStorage(t, testTeardown) }
+
+func testTeardown(t *testing.T, with func(dsn string) *instance) {
 	dsn, conn := database(t, shared.Cluster(t),
 		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)", "INSERT INTO notes VALUES ('a', 'u', 'one')")
-	in := newInstance(t, dsn)
+	in := with(dsn)
 	in.start(ownNotes)
 	c := in.connect("u")
 	c.untilEqual("first sync", conn, notesOf("u"))
@@ -271,19 +288,19 @@ func TestTeardown(t *testing.T) {
 		t.Fatalf("teardown of a running service: %v", err)
 	}
 	in.stop()
-	folder, err := Teardown(t.Context(), cfg, log)
-	if err != nil || folder != cfg.Storage.Path {
-		t.Fatalf("teardown: %q %v", folder, err)
+	removed, err := Teardown(t.Context(), cfg, log)
+	if err != nil || removed != cfg.Storage.String() {
+		t.Fatalf("teardown: %q %v", removed, err)
 	}
 	slots := 0
 	if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_replication_slots WHERE database = current_database()").Scan(&slots); err != nil || slots != 0 {
 		t.Errorf("%d slots are left, %v", slots, err)
 	}
-	if _, err := os.Stat(folder); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(removed); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the storage is left: %v", err)
 	}
-	if folder, err := Teardown(t.Context(), cfg, log); err != nil || folder != "" {
-		t.Errorf("teardown of nothing: %q %v", folder, err)
+	if again, err := Teardown(t.Context(), cfg, log); err != nil || again != "" { // also of tables
+		t.Errorf("teardown of nothing: %q %v", again, err)
 	}
 	in.start(ownNotes)
 	exec(t, conn, "INSERT INTO notes VALUES ('b', 'u', 'two')")

@@ -212,6 +212,37 @@ func TestRestoredStorage(t *testing.T) {
 	o.reconcile(before, missedOps)
 }
 
+// The same for storage in Postgres: a dump that was made while everything ran.
+func TestRestoredDump(t *testing.T) {
+	dir, err := pgtest.Binaries("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dump := filepath.Join(dir, "pg_dump")
+	if _, err := os.Stat(dump); err != nil {
+		t.Skip(err)
+	}
+	dsn, conn := database(t, shared.Cluster(t), fill...)
+	kept, storage := database(t, shared.Cluster(t))
+	o := beginOutage(&outage{instance: newInstance(t, dsn).inPostgres(kept), cluster: shared.Cluster(t), conn: conn})
+	before := o.client.received()
+	o.client.leave()
+	older := filepath.Join(t.TempDir(), "older")
+	uri := strings.Replace(kept, ":none@", "@", 1)
+	if err := command(dump, "--dbname", uri, "--schema=millrace", "--format=custom", "--file", older); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, o.conn, missed...)
+	o.untilConfirmed()
+	o.stop()
+	exec(t, storage, "DROP SCHEMA millrace CASCADE")
+	if err := command(filepath.Join(dir, "pg_restore"), "--dbname", uri, older); err != nil {
+		t.Fatal(err)
+	}
+	o.client.comeBack()
+	o.reconcile(before, missedOps)
+}
+
 // untilConfirmed waits until the slot has moved to the end of the log.
 func (o *outage) untilConfirmed() {
 	o.t.Helper()

@@ -147,16 +147,16 @@ func (s *service) onStore(ctx context.Context, store store) error {
 	activity := newActivity(recovered.Checkpoint)
 	operator := s.operator(deployer, current, health, activity)
 	operator.store, operator.storage = store, s.cfg.Storage.Path
-	a := s.api(apiParts{store: store, uploads: store, hub: hub, deploys: current, health: health, admin: operator})
+	a := s.api(apiParts{store: store, uploads: store, hub: hub, deploys: current, health: health, admin: operator, draining: make(chan struct{})})
 	defer a.close()
 	s.log.Info("serving", "address", s.listener.Addr().String(), "storage", s.cfg.Storage.String(), "checkpoint", recovered.Checkpoint,
 		"max_connections", a.most)
-	watched, err := s.watched(measured{api: a.handler, activity: activity, health: health, deployer: deployer, store: store})
+	watched, err := s.watched(measured{api: func() *httpapi.Handler { return a.handler }, activity: activity, health: health, deployer: deployer, store: store})
 	if err != nil {
 		return err
 	}
 	watched = append(watched, s.replicator(store, hub, deployer, current, health, activity).Run,
-		s.reloader(deployer).Run, a.checkpoints.Run, (&compactor{store: store, activity: activity, log: s.log}).Run, s.forgetter(store).Run, (&roomWatch{store: store, health: health, every: roomEvery}).Run)
+		s.reloader(deployer).Run, a.checkpoints.Run, s.compactor(store, activity).Run, s.forgetter(store).Run, (&roomWatch{store: store, health: health, every: roomEvery}).Run)
 	return s.host(ctx, a.handler, a.draining, store, watched...)
 }
 
@@ -166,6 +166,10 @@ func (s *service) replicator(store replicaStore, hub *checkpoint.Hub, d *deploye
 		config: sourceConfig(&s.cfg.Connection), deployer: d, store: store, hub: hub,
 		deploys: current, health: health, activity: activity, backfills: health.backfills, log: s.log, heartbeat: s.cfg.Connection.Heartbeat, lookEvery: s.lookEvery,
 	}
+}
+
+func (s *service) compactor(store compacter, activity *activity) *compactor {
+	return &compactor{store: store, activity: activity, log: s.log}
 }
 
 // watched returns the work for those who watch the process: metrics and probe files, if
@@ -210,6 +214,8 @@ type apiParts struct {
 	deploys httpapi.Deploys
 	health  httpapi.Health
 	admin   httpapi.Admin
+	// draining is closed when streams are to end.
+	draining chan struct{}
 }
 
 // api is the API and what belongs to it.
@@ -227,7 +233,7 @@ func (s *service) api(p apiParts) *api {
 		s.log.Warn("api.parameters.max_concurrent_connections is more than the limit of open files allows: raise the limit (ulimit -n)",
 			"configured", most, "allowed", sockets)
 	}
-	a := &api{most: most, draining: make(chan struct{}), marker: &marker{config: sourceConfig(&s.cfg.Connection)}}
+	a := &api{most: most, draining: p.draining, marker: &marker{config: sourceConfig(&s.cfg.Connection)}}
 	a.checkpoints = &writeCheckpoints{store: p.uploads, hub: p.hub, mark: a.marker.mark, log: s.log, requests: make(chan *writeCheckpointRequest, maxWriteCheckpoints)}
 	a.handler = httpapi.New(httpapi.Config{
 		Verifier: s.verifier, Store: p.store, Hub: p.hub, Deploys: p.deploys, WriteCheckpoints: a.checkpoints, Health: p.health,

@@ -11,15 +11,22 @@ import (
 	"github.com/millrace-sync/millrace/internal/config"
 	"github.com/millrace-sync/millrace/internal/postgres"
 	"github.com/millrace-sync/millrace/internal/storage/pebblestore"
+	"github.com/millrace-sync/millrace/internal/storage/pgstore"
 )
 
 // Teardown removes what a service that does not run has left: the replication slot on
-// the source, and the folder of the storage. It returns the folder, "" if there was
-// none. Storage in Postgres is left to who owns the database.
-func Teardown(ctx context.Context, cfg *config.Config, log *slog.Logger) (folder string, err error) {
+// the source, and the storage, which is a folder or tables of a database. It returns
+// what it removed of that, "" if there was no storage. Whatever is not Millrace's own
+// stays, and then the slot does too.
+func Teardown(ctx context.Context, cfg *config.Config, log *slog.Logger) (removed string, err error) {
 	drop := func() error { return postgres.DropSlot(ctx, sourceConfig(&cfg.Connection)) }
-	if cfg.Storage.Type != config.Pebble {
-		return "", drop()
+	if cfg.Storage.Type == config.PostgreSQL {
+		// Whoever writes to it still needs the slot.
+		dropped, err := pgstore.Drop(ctx, pgOptions(cfg, log), drop)
+		if err != nil || !dropped {
+			return "", err
+		}
+		return cfg.Storage.String(), nil
 	}
 	dir := cfg.Storage.Path
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {

@@ -286,6 +286,13 @@ type CompactStats struct {
 	Rows int64
 }
 
+// Sizes says what a store takes on the disk, in bytes.
+type Sizes struct {
+	Total uint64
+	// Operations, Lookups and Rows are the parts of it that hold these.
+	Operations, Lookups, Rows uint64
+}
+
 // WriteCheckpoint is the promise that a user's uploads up to ID are in the
 // client's view once LSN has been replicated.
 type WriteCheckpoint struct {

@@ -1,18 +1,15 @@
 package pebblestore
 
-import "fmt"
+import (
+	"fmt"
 
-// Sizes says what a store takes on the disk, in bytes.
-type Sizes struct {
-	Total uint64
-	// Operations, Lookups and Rows are the parts of it that hold these, without what has
-	// not been sorted into tables yet.
-	Operations, Lookups, Rows uint64
-}
+	"github.com/millrace-sync/millrace/internal/storage"
+)
 
-// Sizes measures the store. It reads no data.
-func (s *Store) Sizes() (Sizes, error) {
-	var out Sizes
+// Sizes measures the store; its parts without what has not been sorted into tables
+// yet. It reads no data.
+func (s *Store) Sizes() (storage.Sizes, error) {
+	var out storage.Sizes
 	if err := s.begin(); err != nil {
 		return out, fmt.Errorf("sizes of storage: %w", err)
 	}

@@ -1,9 +1,12 @@
 package pgstore
 
-import "github.com/millrace-sync/millrace/internal/storage"
+import (
+	"github.com/millrace-sync/millrace/internal/checkpoint"
+	"github.com/millrace-sync/millrace/internal/storage"
+)
 
-// maxChanged is how many buckets and lookups a change set names; beyond it, it
-// stands for everything.
+// maxChanged is how many buckets and lookups a change set names; beyond it, it tells of
+// them by a filter.
 const maxChanged = 20_000
 
 // changeSet collects what one or several versions changed.
@@ -12,6 +15,7 @@ type changeSet struct {
 	plan    bool // definitions or deploys
 	buckets map[storage.BucketKey]struct{}
 	lookups map[storage.LookupKey]struct{}
+	many    *checkpoint.Filter // of more; nil if all are named
 }
 
 func (c *changeSet) clear() {
@@ -33,14 +37,37 @@ func (c *changeSet) lookup(k storage.LookupKey) {
 }
 
 func (c *changeSet) bound() {
-	if len(c.buckets)+len(c.lookups) > maxChanged {
-		c.everything()
+	if len(c.buckets)+len(c.lookups) <= maxChanged {
+		return
 	}
+	if c.many == nil {
+		c.many = checkpoint.NewFilter()
+	}
+	for k := range c.buckets {
+		c.many.AddBucket(k)
+	}
+	for k := range c.lookups {
+		c.many.AddLookup(k)
+	}
+	clear(c.buckets)
+	clear(c.lookups)
 }
 
-// everything gives up naming.
+// filter adds what a filter has.
+func (c *changeSet) filter(f *checkpoint.Filter) {
+	if c.all {
+		return
+	}
+	if c.many == nil {
+		c.many = f
+		return
+	}
+	c.many.Join(f)
+}
+
+// everything gives up telling what changed.
 func (c *changeSet) everything() {
-	c.all = true
+	c.all, c.many = true, nil
 	clear(c.buckets)
 	clear(c.lookups)
 }
@@ -55,11 +82,9 @@ func (c *changeSet) batch(b *storage.Batch) {
 	for i := range b.Lookups {
 		c.lookup(b.Lookups[i].Lookup)
 	}
-	if len(b.Definitions) > 0 || b.Deploy != nil {
+	// What is dropped is in nobody's view: sessions have been told of the deploy that
+	// took its place before.
+	if len(b.Definitions)+len(b.Drop) > 0 || b.Deploy != nil {
 		c.plan = true
-	}
-	if len(b.Drop) > 0 {
-		c.plan = true
-		c.everything()
 	}
 }

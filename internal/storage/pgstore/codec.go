@@ -2,7 +2,9 @@ package pgstore
 
 import (
 	"encoding/binary"
+	"fmt"
 
+	"github.com/millrace-sync/millrace/internal/checkpoint"
 	"github.com/millrace-sync/millrace/internal/storage"
 	"github.com/millrace-sync/millrace/internal/storage/record"
 )
@@ -24,15 +26,22 @@ func decodeRow(value []byte) (key string, rec *storage.RowRecord, err error) {
 	return key, rec, nil
 }
 
-// Changes are a byte that says whether definitions or deploys changed, then
-// buckets and lookups, each with their count.
+// Changes are a byte that says whether definitions or deploys changed and whether there
+// is a filter, then buckets and lookups, each with their count, and the filter.
+const (
+	planChanged = 1 << iota
+	hasFilter
+)
 
 func appendChanges(dst []byte, c *changeSet) []byte {
-	plan := byte(0)
+	flags := byte(0)
 	if c.plan {
-		plan = 1
+		flags |= planChanged
 	}
-	dst = binary.AppendUvarint(append(dst, plan), uint64(len(c.buckets)))
+	if c.many != nil {
+		flags |= hasFilter
+	}
+	dst = binary.AppendUvarint(append(dst, flags), uint64(len(c.buckets)))
 	for k := range c.buckets {
 		dst = record.AppendBucketKey(dst, k)
 	}
@@ -40,21 +49,32 @@ func appendChanges(dst []byte, c *changeSet) []byte {
 	for k := range c.lookups {
 		dst = record.AppendLookupKey(dst, k)
 	}
+	if c.many != nil {
+		dst = c.many.Append(dst)
+	}
 	return dst
 }
 
 // decodeChanges adds to c. It shares the bytes of value, which must never change again.
 func decodeChanges(c *changeSet, value []byte) error {
 	r := record.NewDecoder(value)
-	plan := r.U8() == 1
+	flags := r.U8()
 	for n := r.Count(); n > 0; n-- {
 		c.bucket(r.BucketKey())
 	}
 	for n := r.Count(); n > 0; n-- {
 		c.lookup(r.LookupKey())
 	}
-	if plan {
+	if flags&planChanged != 0 {
 		c.plan = true
 	}
-	return r.End("changes")
+	if flags&hasFilter == 0 {
+		return r.End("changes")
+	}
+	f, err := checkpoint.DecodeFilter(r.Rest())
+	if err != nil {
+		return fmt.Errorf("decode changes: %w", err)
+	}
+	c.filter(f)
+	return nil
 }

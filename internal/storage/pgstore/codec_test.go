@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math"
+	"strconv"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -95,6 +96,39 @@ func TestCodecRefusesWhatIsCut(t *testing.T) {
 				t.Fatalf("%T cut to %d of %d bytes: %v, want ErrCorrupt", v, n, len(b), err)
 			}
 		}
+	}
+}
+
+// A change set that names too much comes back as a filter, and joins others.
+func TestChangeSetWithFilter(t *testing.T) {
+	var sets [2]changeSet
+	named := func(i int) storage.LookupKey { return storage.LookupKey{Def: 1, Key: strconv.Itoa(i)} }
+	for s := range sets {
+		sets[s].clear()
+		for i := range maxChanged + 10 {
+			sets[s].lookup(named(i*2 + s))
+		}
+	}
+	var got changeSet
+	got.clear()
+	for s := range sets {
+		b := appendChanges(nil, &sets[s])
+		if err := decodeChanges(&got, b); err != nil {
+			t.Fatal(err)
+		}
+		var cut changeSet
+		cut.clear()
+		if err := decodeChanges(&cut, b[:len(b)-1]); !errors.Is(err, storage.ErrCorrupt) {
+			t.Errorf("cut short: %v, want ErrCorrupt", err)
+		}
+	}
+	for i := range 2*maxChanged + 20 {
+		if _, ok := got.lookups[named(i)]; !ok && !got.many.MayHaveLookup(named(i)) {
+			t.Fatalf("lookup %d is lost", i)
+		}
+	}
+	if got.all || got.plan || len(got.lookups) != 18 {
+		t.Errorf("all %v, plan %v, %d named", got.all, got.plan, len(got.lookups))
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/millrace-sync/millrace/internal/bucket"
+	"github.com/millrace-sync/millrace/internal/postgres"
 	"github.com/millrace-sync/millrace/internal/storage"
 )
 
@@ -199,6 +200,9 @@ func (s *Store) failure(err error) error {
 	}
 	if fenced(err) {
 		return s.lost()
+	}
+	if _, told := errors.AsType[*postgres.Error](err); told {
+		return err // it says more than we can
 	}
 	if s.closing.Load() && !errors.Is(err, storage.ErrClosed) {
 		return fmt.Errorf("%w: %w", storage.ErrClosed, err)

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/millrace-sync/millrace/internal/postgres"
 	"github.com/millrace-sync/millrace/internal/storage"
 )
 
@@ -22,7 +23,7 @@ var migrations embed.FS
 
 // formatVersion numbers the tables and the encodings in them. The tables of an older
 // version are migrated, those of a newer one refused.
-const formatVersion = 2
+const formatVersion = 3
 
 // migrateAttempts bounds how often a migration is tried when another process
 // makes the same one.
@@ -46,17 +47,21 @@ func (t sqlText) in(statement string) string {
 // Of opts only the connection and the schema are used.
 func Migrate(ctx context.Context, opts Options) error {
 	opts = opts.withDefaults()
-	s := &Store{opts: opts, log: opts.Logger, text: newText(opts.Schema)}
-	if err := opts.check(); err != nil {
-		return fmt.Errorf("migrate storage at %s: %w", opts.where(), err)
-	}
-	pool, err := opts.pool(ctx, 1)
+	s := newStore(opts)
+	defer s.end()
+	err := opts.check()
 	if err == nil {
-		err = s.migrate(ctx, pool, true)
-		pool.Close()
+		err = opts.reach(ctx)
+	}
+	if err == nil {
+		var pool *pgxpool.Pool
+		if pool, err = opts.pool(ctx, 1); err == nil {
+			err = s.migrate(ctx, pool, true)
+			pool.Close()
+		}
 	}
 	if err != nil {
-		return fmt.Errorf("migrate storage at %s: %w", opts.where(), err)
+		return fmt.Errorf("migrate storage at %s: %w", s.where, s.failure(err))
 	}
 	return nil
 }
@@ -69,7 +74,7 @@ func (s *Store) migrate(ctx context.Context, pool *pgxpool.Pool, change bool) er
 			return fmt.Errorf("read the format: %w", err)
 		}
 		if version > formatVersion {
-			return fmt.Errorf("%w: it is %d and this millrace reads up to %d; use the version that wrote it, or another schema", storage.ErrFormat, version, formatVersion)
+			return newer(version)
 		}
 		if version == formatVersion {
 			return nil
@@ -83,8 +88,22 @@ func (s *Store) migrate(ctx context.Context, pool *pgxpool.Pool, change bool) er
 			continue
 		}
 		if attempt >= migrateAttempts || !raced(err) {
-			return fmt.Errorf("migrate from version %d: %w", version, err)
+			return fmt.Errorf("migrate from version %d: %w", version, s.allowed(err))
 		}
+	}
+}
+
+// allowed says how to give the user the right that is missing.
+func (s *Store) allowed(err error) error {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) || pg.Code != "42501" {
+		return err
+	}
+	c, name := &s.opts.Connection, func(s string) string { return pgx.Identifier{s}.Sanitize() }
+	return &postgres.Error{
+		Code: "PSYNC_S1101", Kind: postgres.ErrConfig, Message: "the user " + c.User + " may not make the tables", Err: err,
+		SQL:  []string{fmt.Sprintf("GRANT CREATE ON DATABASE %s TO %s;", name(c.Database), name(c.User))},
+		Hint: fmt.Sprintf("Or, for this schema alone: CREATE SCHEMA %s AUTHORIZATION %s;", name(s.opts.Schema), name(c.User)),
 	}
 }
 

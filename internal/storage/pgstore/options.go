@@ -117,6 +117,16 @@ func holder() string {
 	return fmt.Sprintf("%s, process %d", host, os.Getpid())
 }
 
+// reach connects once, as it takes the source's adapter to say why that does not go and
+// what to do.
+func (o *Options) reach(ctx context.Context) error {
+	conn, err := postgres.Connect(ctx, o.Connection)
+	if err != nil {
+		return err
+	}
+	return conn.Close(ctx)
+}
+
 // pool makes a pool, which connects when it is used.
 func (o *Options) pool(ctx context.Context, size int) (*pgxpool.Pool, error) {
 	driver, err := o.Connection.Driver()

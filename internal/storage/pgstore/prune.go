@@ -3,12 +3,10 @@ package pgstore
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // pruneRows bounds what one transaction of a pruning removes.
@@ -52,6 +50,10 @@ func (s *Store) prune(ctx context.Context) error {
 		if err := s.purge(ctx, id); err != nil {
 			return fmt.Errorf("purge definition %d: %w", id, err)
 		}
+	}
+	// Who made a request removes it, unless it has died.
+	if err := s.remove(ctx, "DELETE FROM millrace.request WHERE expires < clock_timestamp() - interval '1 day'", false); err != nil {
+		return fmt.Errorf("prune requests: %w", err)
 	}
 	for _, statement := range []string{
 		`DELETE FROM millrace.lookup WHERE (def, key, subkey, from_v) IN (
@@ -241,19 +243,4 @@ func (s *Store) removeOnce(ctx context.Context, statement string, args ...any) (
 		return err
 	})
 	return changed, s.failure(err)
-}
-
-// Size returns the bytes that the store takes in the database, 0 if it does not tell.
-func (s *Store) Size(ctx context.Context) (uint64, error) {
-	var size int64
-	err := s.reads.QueryRow(ctx, `SELECT coalesce(sum(pg_catalog.pg_total_relation_size(c.oid)), 0)::bigint FROM pg_catalog.pg_class c
-		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relkind = 'r'`, s.opts.Schema).Scan(&size)
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) && !unavailable(err) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, fmt.Errorf("size of storage: %w", s.failure(err))
-	}
-	return uint64(size), nil
 }

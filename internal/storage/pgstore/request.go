@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,102 +16,167 @@ import (
 )
 
 const (
-	// requestPoll is how often a process that writes looks for requests, and one that
-	// made one for its answer.
-	requestPoll = time.Second
-	// requestAge is how long a request is of interest; who made it has gone by then.
+	// requestPoll is how often a process that writes looks for requests, answerPoll how
+	// often one that made one looks for its answer.
+	requestPoll = 500 * time.Millisecond
+	answerPoll  = 200 * time.Millisecond
+	// requestAge is how long a request is carried out by whoever writes then, if its
+	// context does not end before: who made it may be dead.
 	requestAge = time.Hour
 )
+
+// compactKind is the request that the store itself answers.
+const compactKind = "compact"
 
 // RequestCompaction has the process that writes compact, and waits until it has. It
 // fails with ErrUnavailable if no process writes. If ctx ends before, the request is
 // withdrawn, unless it is being carried out.
 func (s *Store) RequestCompaction(ctx context.Context, opts storage.CompactOptions) (storage.CompactStats, error) {
-	id := rand.Text()
-	_, err := s.reads.Exec(ctx, s.text.in(`INSERT INTO millrace.compaction_request (id, at, buckets, incremental, done)
-		VALUES ($1, clock_timestamp(), $2, $3, false)`), id, appendBucketKeys(nil, opts.Buckets), opts.Incremental)
+	incremental := byte(0)
+	if opts.Incremental {
+		incremental = 1
+	}
+	answer, err := s.request(ctx, compactKind, appendBucketKeys([]byte{incremental}, opts.Buckets), false)
 	if err != nil {
-		return storage.CompactStats{}, fmt.Errorf("request a compaction: %w", s.failure(err))
+		return storage.CompactStats{}, fmt.Errorf("request a compaction: %w", err)
+	}
+	return decodeStats(answer)
+}
+
+// Ask has the process that writes do what AnswerRequests was given for, and returns its
+// answer. If no process writes the error is ErrUnavailable: at once, or, with wait, when
+// none has come before ctx ends. Any process may ask, also one that writes.
+func (s *Store) Ask(ctx context.Context, kind string, body []byte, wait bool) ([]byte, error) {
+	answer, err := s.request(ctx, kind, body, wait)
+	if err != nil {
+		return nil, fmt.Errorf("ask the process that writes: %w", err)
+	}
+	return answer, nil
+}
+
+// request makes a request and waits for its answer, or, unless it is patient, until no
+// process writes.
+func (s *Store) request(ctx context.Context, kind string, body []byte, patient bool) ([]byte, error) {
+	id, age := rand.Text(), requestAge
+	if end, ok := ctx.Deadline(); ok {
+		age = min(age, time.Until(end))
+	}
+	_, err := s.reads.Exec(ctx, s.text.in(`INSERT INTO millrace.request (id, at, expires, kind, body, done)
+		VALUES ($1, clock_timestamp(), clock_timestamp() + $2::bigint * interval '1 millisecond', $3, $4, false)`), id, age.Milliseconds(), kind, append([]byte{}, body...))
+	if err != nil {
+		return nil, s.failure(err)
 	}
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTime)
 		defer cancel()
-		_, _ = s.reads.Exec(ctx, s.text.in("DELETE FROM millrace.compaction_request WHERE id = $1"), id) // or it is by its age
+		_, _ = s.reads.Exec(ctx, s.text.in("DELETE FROM millrace.request WHERE id = $1"), id) // or it is by its age
 	}()
-	tick := time.NewTicker(requestPoll)
+	tick := time.NewTicker(answerPoll)
 	defer tick.Stop()
-	for {
+	for led := true; ; {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return storage.CompactStats{}, fmt.Errorf("request a compaction: %w", ctx.Err())
+			if !led {
+				return nil, fmt.Errorf("%w: no process writes", storage.ErrUnavailable)
+			}
+			return nil, ctx.Err()
 		}
-		var done, led bool
+		var done bool
 		var answer []byte
 		var failure *string
 		err := s.reads.QueryRow(ctx, s.text.in(`SELECT r.done, r.answer, r.failure, s.expires > clock_timestamp()
-			FROM millrace.compaction_request r JOIN millrace.store s ON s.one = 1 WHERE r.id = $1`), id).Scan(&done, &answer, &failure, &led)
+			FROM millrace.request r JOIN millrace.store s ON s.one = 1 WHERE r.id = $1`), id).Scan(&done, &answer, &failure, &led)
 		switch {
+		case err != nil && ctx.Err() != nil:
 		case err != nil:
-			return storage.CompactStats{}, fmt.Errorf("request a compaction: %w", s.failure(err))
+			return nil, s.failure(err)
 		case failure != nil:
-			return storage.CompactStats{}, fmt.Errorf("the process that writes: %s", *failure)
+			return nil, fmt.Errorf("the process that writes: %s", *failure)
 		case done:
-			return decodeStats(answer)
-		case !led:
-			return storage.CompactStats{}, fmt.Errorf("request a compaction: %w: no process writes any more", storage.ErrUnavailable)
+			return answer, nil
+		case !led && !patient:
+			return nil, fmt.Errorf("%w: no process writes any more", storage.ErrUnavailable)
 		}
 	}
 }
 
 // AnswerRequests carries out what other processes request, until ctx ends or this
-// process no longer writes.
-func (s *Store) AnswerRequests(ctx context.Context) error {
+// process no longer writes: compactions, and by answer what they Ask. Answer may be nil.
+// Neither waits for the other.
+func (s *Store) AnswerRequests(ctx context.Context, answer func(ctx context.Context, kind string, body []byte) ([]byte, error)) error {
+	if answer == nil {
+		answer = func(_ context.Context, kind string, _ []byte) ([]byte, error) {
+			return nil, fmt.Errorf("it does not know what %q is", kind)
+		}
+	}
+	var both sync.WaitGroup
+	both.Go(func() { s.answerAll(ctx, "kind = $1", s.answerCompaction) })
+	both.Go(func() { s.answerAll(ctx, "kind <> $1", answer) })
+	both.Wait()
+	return nil
+}
+
+func (s *Store) answerAll(ctx context.Context, which string, answer func(context.Context, string, []byte) ([]byte, error)) {
 	tick := time.NewTicker(requestPoll)
 	defer tick.Stop()
 	for {
+		for more := true; more; {
+			var err error
+			if more, err = s.answerOne(ctx, which, answer); err != nil && ctx.Err() == nil {
+				s.log.Debug("storage: a request could not be answered", "error", err)
+			}
+		}
 		select {
 		case <-tick.C:
 		case <-s.health.failed:
-			return nil // Run says why
+			return // Run says why
 		case <-s.life.Done():
-			return nil
+			return
 		case <-ctx.Done():
-			return nil
-		}
-		if err := s.answer(ctx); err != nil && ctx.Err() == nil {
-			s.log.Debug("storage: a request could not be answered", "error", err)
+			return
 		}
 	}
 }
 
-// answer carries out the oldest request, if there is one.
-func (s *Store) answer(ctx context.Context) error {
-	var id string
-	var buckets []byte
-	var opts storage.CompactOptions
-	err := s.writes.QueryRow(ctx, s.text.in(`SELECT id, buckets, incremental FROM millrace.compaction_request WHERE NOT done ORDER BY at LIMIT 1`)).
-		Scan(&id, &buckets, &opts.Incremental)
+// answerOne carries out the oldest request of a kind, and reports whether there was one.
+func (s *Store) answerOne(ctx context.Context, which string, answer func(context.Context, string, []byte) ([]byte, error)) (bool, error) {
+	var id, kind string
+	var body []byte
+	err := s.writes.QueryRow(ctx, s.text.in(`SELECT id, kind, body FROM millrace.request
+		WHERE NOT done AND expires > clock_timestamp() AND `+which+` ORDER BY at LIMIT 1`), compactKind).Scan(&id, &kind, &body)
 	if errors.Is(err, pgx.ErrNoRows) {
-		_, err := s.writes.Exec(ctx, s.text.in(`DELETE FROM millrace.compaction_request
-			WHERE done AND at < clock_timestamp() - $1::bigint * interval '1 millisecond'`), requestAge.Milliseconds())
-		return err
+		return false, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
-	var stats storage.CompactStats
-	if opts.Buckets, err = decodeBucketKeys(buckets); err == nil {
-		stats, err = s.Compact(ctx, opts)
+	value, err := answer(ctx, kind, body)
+	if ctx.Err() != nil {
+		return false, ctx.Err() // the next process that writes carries it out
 	}
 	var failure *string
 	if err != nil {
 		text := err.Error()
 		failure = &text
 	}
-	_, err = s.writes.Exec(context.WithoutCancel(ctx), s.text.in("UPDATE millrace.compaction_request SET done = true, answer = $2, failure = $3 WHERE id = $1"),
-		id, appendStats(nil, &stats), failure)
-	return err
+	_, err = s.writes.Exec(ctx, s.text.in("UPDATE millrace.request SET done = true, answer = $2, failure = $3 WHERE id = $1"), id, value, failure)
+	return err == nil, err
+}
+
+func (s *Store) answerCompaction(ctx context.Context, _ string, body []byte) ([]byte, error) {
+	if len(body) == 0 {
+		return nil, storage.ErrCorrupt
+	}
+	buckets, err := decodeBucketKeys(body[1:])
+	if err != nil {
+		return nil, err
+	}
+	stats, err := s.Compact(ctx, storage.CompactOptions{Buckets: buckets, Incremental: body[0] == 1})
+	if err != nil {
+		return nil, err
+	}
+	return appendStats(nil, &stats), nil
 }
 
 func appendBucketKeys(dst []byte, keys []storage.BucketKey) []byte {

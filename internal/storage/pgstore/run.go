@@ -17,6 +17,7 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 	renew := time.NewTicker(s.opts.Lease / 3)
 	defer renew.Stop()
+	silent := false // the lease could not be renewed the last time
 	prune := time.NewTicker(s.opts.pruneEvery())
 	defer prune.Stop()
 	for {
@@ -30,7 +31,11 @@ func (s *Store) Run(ctx context.Context) error {
 		case <-s.wake:
 			s.notify(ctx)
 		case <-renew.C:
-			s.tend(ctx)
+			err := s.tend(ctx)
+			if err != nil && !silent && ctx.Err() == nil && s.health.err() == nil && !s.closing.Load() {
+				s.log.Warn("storage: the lease could not be renewed; trying again", "error", err)
+			}
+			silent = err != nil
 		case <-prune.C:
 			if err := s.prune(ctx); err != nil && ctx.Err() == nil && s.health.err() == nil {
 				s.log.Warn("storage: what is superseded could not be removed; trying again", "error", err)
@@ -41,12 +46,10 @@ func (s *Store) Run(ctx context.Context) error {
 
 // tend renews the lease. It does not wait for a commit under way, which may take
 // longer than the lease lasts.
-func (s *Store) tend(ctx context.Context) {
+func (s *Store) tend(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.opts.Lease/2)
 	defer cancel()
-	if err := s.renew(ctx); err != nil && ctx.Err() == nil && s.health.err() == nil && !s.closing.Load() {
-		s.log.Warn("storage", "error", err)
-	}
+	return s.renew(ctx)
 }
 
 // writable returns why nothing may be written, or nil.

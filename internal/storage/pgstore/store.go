@@ -114,12 +114,20 @@ type view struct {
 
 // Open opens the store, creating it if there is none, and takes the lease. It
 // fails with ErrLocked if another process holds the lease (unless Options.Wait),
-// with ErrFormat if the schema is of another version or not of a store. With
-// Options.Reader it takes no lease, and only reads.
+// with ErrFormat if the schema is of another version or not of a store, with an
+// error of package postgres if there is no connection, and with ErrUnavailable if it
+// breaks. With Options.Reader it takes no lease, and only reads.
 //
 // Run must then be running, or the lease runs out while nothing is committed.
 func Open(ctx context.Context, opts Options) (*Store, error) {
-	opts = opts.withDefaults()
+	s := newStore(opts.withDefaults())
+	if err := s.open(ctx); err != nil {
+		return nil, fmt.Errorf("open storage at %s: %w", s.where, s.failure(err))
+	}
+	return s, nil
+}
+
+func newStore(opts Options) *Store {
 	s := &Store{
 		opts: opts, log: opts.Logger, text: newText(opts.Schema), where: opts.where(), owner: rand.Text(),
 		wake: make(chan struct{}, 1), compacting: make(chan struct{}, 1),
@@ -127,19 +135,20 @@ func Open(ctx context.Context, opts Options) (*Store, error) {
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.health.failed = make(chan struct{})
-	if err := s.open(ctx); err != nil {
-		return nil, fmt.Errorf("open storage at %s: %w", s.where, err)
-	}
-	return s, nil
+	return s
 }
 
 func (s *Store) open(ctx context.Context) (err error) {
 	defer func() {
 		if err != nil {
+			s.end()
 			s.closePools()
 		}
 	}()
 	if err := s.opts.check(); err != nil {
+		return err
+	}
+	if err := s.opts.reach(ctx); err != nil {
 		return err
 	}
 	if s.reads, err = s.opts.pool(ctx, s.opts.Connections); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/millrace-sync/millrace/internal/checkpoint"
 	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/storage"
 )
@@ -27,10 +28,12 @@ const (
 type Change struct {
 	// Checkpoint is the newest one.
 	Checkpoint storage.Checkpoint
-	// All stands for every bucket and lookup, when too many changed to name them.
+	// All stands for every bucket and lookup, when it is not known which changed.
 	All     bool
 	Buckets []storage.BucketKey // each once
 	Lookups []storage.LookupKey // each once
+	// Many has more of both, when there were too many to name; nil if not.
+	Many *checkpoint.Filter
 	// Plan is what the checkpoint has of definitions and deploys, if they changed.
 	Plan *storage.Recovered
 	// Uploads are the write checkpoints that were requested, of any process.
@@ -140,7 +143,7 @@ func (s *Store) look(ctx context.Context, f func(Change)) error {
 		if !first || at.view != s.seen.view || len(uploads) > 0 {
 			s.seen.view = at.view
 			f(Change{
-				Checkpoint: at.view.checkpoint, All: changes.all, Plan: plan,
+				Checkpoint: at.view.checkpoint, All: changes.all, Plan: plan, Many: changes.many,
 				Buckets: slices.Collect(maps.Keys(changes.buckets)), Lookups: slices.Collect(maps.Keys(changes.lookups)),
 				Uploads: uploads, show: func() { s.advance(at.view) },
 			})

@@ -1,6 +1,7 @@
 package pgstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -97,7 +98,7 @@ func TestWatch(t *testing.T) {
 		t.Fatalf("the plan after a drop is %+v, want one without definitions", dropped.Plan)
 	}
 	dropped.Plan = nil
-	if d := diffChange(Change{Checkpoint: storage.Checkpoint{Op: 3, LSN: 50}, All: true}, dropped); d != "" {
+	if d := diffChange(Change{Checkpoint: storage.Checkpoint{Op: 3, LSN: 50}}, dropped); d != "" {
 		t.Fatalf("change by a drop (-want +got):\n%s", d)
 	}
 	if r, err := reader.Refresh(t.Context()); err != nil || len(r.Definitions) != 0 {
@@ -128,6 +129,47 @@ func TestWatchIsNotified(t *testing.T) {
 				break
 			}
 		}
+	}
+}
+
+// More than can be named is told by a filter, also of several versions at once.
+func TestWatchMany(t *testing.T) {
+	opts := at(t, shared.Cluster(t), freshSchema())
+	writer := open(t, opts)
+	commit(t, writer, put(1, true))
+	reader := readerOf(t, opts)
+	const n = maxChanged + 1
+	named := func(i int) storage.BucketKey { return storage.BucketKey{Def: 1, Params: fmt.Sprintf("[%d]", i)} }
+	for part := range 2 {
+		b := &storage.Batch{LSN: 20, Publish: true}
+		for i := range n {
+			id := bucket.OpID(2 + part*n + i)
+			b.Ops = append(b.Ops, storage.BucketOp{Bucket: named(part*n + i), Op: bucket.Op{ID: id, Kind: bucket.Remove, ObjectType: "t", ObjectID: "1"}})
+		}
+		commit(t, writer, b)
+	}
+	few := put(2+2*n, true)
+	few.LSN = 30
+	commit(t, writer, few)
+	c := <-watching(t, reader)
+	if c.All || c.Many == nil || c.Plan != nil || len(c.Buckets) > maxChanged || c.Checkpoint.Op != 2+2*n {
+		t.Fatalf("all %v, filter %v, %d named, checkpoint %v", c.All, c.Many != nil, len(c.Buckets), c.Checkpoint)
+	}
+	told := map[storage.BucketKey]bool{}
+	for _, k := range c.Buckets {
+		told[k] = true
+	}
+	others := 0
+	for i := range 2 * n {
+		if k := named(i); !told[k] && !c.Many.MayHaveBucket(k) {
+			t.Fatalf("bucket %v is not told of", k)
+		}
+		if c.Many.MayHaveBucket(named(-1 - i)) {
+			others++
+		}
+	}
+	if !told[bucketA] && !c.Many.MayHaveBucket(bucketA) || others > n/100 {
+		t.Errorf("the last is told of: %v; %d others are", told[bucketA], others)
 	}
 }
 
@@ -261,7 +303,7 @@ func TestRequestCompaction(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
-		if err := writer.AnswerRequests(ctx); err != nil {
+		if err := writer.AnswerRequests(ctx, nil); err != nil {
 			t.Errorf("answer: %v", err)
 		}
 	})
@@ -271,7 +313,7 @@ func TestRequestCompaction(t *testing.T) {
 	if err != nil || want.Buckets != 1 || want.Cleared == 0 {
 		t.Fatalf("it did %+v, %v", want, err)
 	}
-	if n := count(t, writer, "compaction_request"); n != 0 {
+	if n := count(t, writer, "request"); n != 0 {
 		t.Errorf("%d requests are left", n)
 	}
 	cancel()
@@ -281,5 +323,72 @@ func TestRequestCompaction(t *testing.T) {
 	}
 	if _, err := reader.RequestCompaction(t.Context(), storage.CompactOptions{}); !errors.Is(err, storage.ErrUnavailable) {
 		t.Errorf("a request that nobody answers: %v, want ErrUnavailable", err)
+	}
+}
+
+// What processes ask is answered by the one that writes, also if it comes later, and a
+// failure of it reaches who asked. Compactions do not hold it up.
+func TestAsk(t *testing.T) {
+	opts := at(t, shared.Cluster(t), freshSchema())
+	reader := readerOf(t, opts)
+	soon, cancel := context.WithTimeout(t.Context(), 2*answerPoll)
+	defer cancel()
+	if _, err := reader.Ask(soon, "greet", nil, true); !errors.Is(err, storage.ErrUnavailable) {
+		t.Errorf("a question that nobody answers: %v, want ErrUnavailable", err)
+	}
+	if _, err := reader.Ask(t.Context(), "greet", nil, false); !errors.Is(err, storage.ErrUnavailable) {
+		t.Errorf("a question that nobody answers now: %v, want ErrUnavailable", err)
+	}
+	type answer struct {
+		text string
+		err  error
+	}
+	answers := make(chan answer)
+	ask := func(body string) {
+		value, err := reader.Ask(t.Context(), "greet", []byte(body), true)
+		answers <- answer{string(value), err}
+	}
+	go ask("ann")
+	writer := open(t, opts)
+	ctx, stop := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		_ = writer.AnswerRequests(ctx, func(_ context.Context, kind string, body []byte) ([]byte, error) {
+			if len(body) == 0 {
+				return nil, errors.New("nobody to greet")
+			}
+			return []byte(kind + " " + string(body)), nil
+		})
+	})
+	defer running.Wait()
+	defer stop()
+	if a := <-answers; a.err != nil || a.text != "greet ann" {
+		t.Errorf("answer %q, %v", a.text, a.err)
+	}
+	go ask("")
+	if a := <-answers; a.err == nil || !strings.Contains(a.err.Error(), "nobody to greet") {
+		t.Errorf("answer %q, %v, want the failure", a.text, a.err)
+	}
+	if n := count(t, writer, "request"); n != 0 {
+		t.Errorf("%d requests are left", n)
+	}
+}
+
+func TestSizes(t *testing.T) {
+	opts := at(t, shared.Cluster(t), freshSchema())
+	writer := open(t, opts)
+	before, err := writer.Sizes()
+	if err != nil || before.Operations == 0 || before.Lookups == 0 || before.Rows == 0 || before.Total <= before.Operations+before.Lookups+before.Rows {
+		t.Fatalf("an empty store takes %+v, %v", before, err)
+	}
+	b := put(1, true)
+	b.Ops[0].Op.Data = bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	for i := range b.Ops[0].Op.Data {
+		b.Ops[0].Op.Data[i] ^= byte(i >> 8 * i) // not to be compressed to nothing
+	}
+	commit(t, writer, b)
+	after, err := readerOf(t, opts).Sizes()
+	if err != nil || after.Operations <= before.Operations || after.Operations-before.Operations < 1<<19 || after.Total-before.Total < after.Operations-before.Operations {
+		t.Errorf("with an op it takes %+v, before %+v; %v", after, before, err)
 	}
 }
