@@ -166,7 +166,7 @@ func (s *socket) receive(ctx context.Context, silence time.Duration) (rsocket.Ev
 		return rsocket.Event{}, fmt.Errorf("%w: %w", errClosed, err)
 	}
 	if kind != websocket.MessageBinary {
-		return rsocket.Event{}, &rsocket.Failure{Code: rsocket.ConnectionError, Text: "Messages must be binary"}
+		return rsocket.Event{}, &rsocket.Failure{Code: rsocket.ConnectionError, Text: "[PSYNC_S2001] Messages must be binary"}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -30,8 +30,12 @@ type Failure struct {
 
 func (f *Failure) Error() string { return f.Text }
 
+// badRequest is in the text of every error that this package tells a peer of, unless
+// another code fits better: clients take an error without any for one of their token.
+const badRequest = "[PSYNC_S2001] "
+
 func failf(code ErrorCode, format string, args ...any) *Failure {
-	return &Failure{code, fmt.Sprintf(format, args...)}
+	return &Failure{code, badRequest + fmt.Sprintf(format, args...)}
 }
 
 // Frame returns the frame that tells the peer.
@@ -153,11 +157,11 @@ func (c *Conn) request(f *Frame) (Event, error) {
 	}
 	switch {
 	case f.Type != RequestStream:
-		return refuse("[PSYNC_S2001] Only REQUEST_STREAM is served")
+		return refuse(badRequest + "Only REQUEST_STREAM is served")
 	case f.Flags&Follows != 0:
-		return refuse("[PSYNC_S2001] Requests must not be fragmented")
+		return refuse(badRequest + "Requests must not be fragmented")
 	case f.N == 0:
-		return refuse("[PSYNC_S2001] The initial number of payloads must not be 0")
+		return refuse(badRequest + "The initial number of payloads must not be 0")
 	case len(c.streams) >= Streams:
 		return refuse(fmt.Sprintf("[PSYNC_S2304] Too many streams on one connection: the limit is %d", Streams))
 	}

@@ -187,7 +187,7 @@ func TestFailures(t *testing.T) {
 				t.Errorf("%s: got %#v, want code %#x", c.name, err, c.code)
 			case last:
 				f, err := rsocket.Parse(failure.Frame())
-				if err != nil || f.Type != rsocket.Error || f.Stream != 0 || f.Code != c.code || string(f.Data) != failure.Text {
+				if err != nil || f.Type != rsocket.Error || f.Stream != 0 || f.Code != c.code || string(f.Data) != failure.Text || !strings.HasPrefix(failure.Text, "[PSYNC_S2001] ") {
 					t.Errorf("%s: frame %s, %v", c.name, describe(f), err)
 				}
 			}
