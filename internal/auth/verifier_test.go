@@ -512,3 +512,19 @@ func FuzzVerify(f *testing.F) {
 		_ = r.LogValue()
 	})
 }
+
+// Without an audience in the configuration nobody is let in.
+func TestNoAudience(t *testing.T) {
+	k := secretKey("k")
+	v, err := New(Config{Keys: []jose.JSONWebKey{k}, Now: func() time.Time { return start }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, aud := range []any{"app", "", []string{}, nil, "authenticated"} {
+		claims := good(start)
+		claims["aud"] = aud
+		if got := outcome(v.Verify(t.Context(), "Token "+sign(t, k, claims))); got != "PSYNC_S2105 audience" {
+			t.Errorf("aud %v: %s", aud, got)
+		}
+	}
+}
