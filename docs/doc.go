@@ -1,0 +1,2 @@
+// Package docs holds the documentation, and tests that keep it true.
+package docs
