@@ -40,10 +40,10 @@ type decoder struct {
 	limits   limits
 	describe describeFunc
 	tables   map[uint32]*known
-	// retyped counts the changes of types so far, of which the stream says nothing: once
-	// it has another value, all tables are described again.
-	retyped func() uint64
-	types   uint64 // what it was
+	// refreshes counts how often it was asked that all tables be described again, and
+	// refreshed how often of it they have been.
+	refreshes func() uint64
+	refreshed uint64
 
 	open  bool // between begin and commit
 	xid   source.XID
@@ -61,8 +61,8 @@ type known struct {
 	table *source.Table
 }
 
-func newDecoder(l limits, describe describeFunc, retyped func() uint64) *decoder {
-	return &decoder{limits: l, describe: describe, tables: map[uint32]*known{}, retyped: retyped, types: retyped()}
+func newDecoder(l limits, describe describeFunc, refreshes func() uint64) *decoder {
+	return &decoder{limits: l, describe: describe, tables: map[uint32]*known{}, refreshes: refreshes}
 }
 
 // decode reads one message and appends what it completes to events. The message
@@ -190,10 +190,10 @@ func (d *decoder) relation(r *reader, events []Event) ([]Event, error) {
 	return d.learn(rel, events)
 }
 
-// refresh describes all tables again if types have changed.
+// refresh describes all tables again if that was asked for.
 func (d *decoder) refresh(events []Event) ([]Event, error) {
-	types := d.retyped()
-	if types == d.types {
+	asked := d.refreshes()
+	if asked == d.refreshed {
 		return events, nil
 	}
 	for _, oid := range slices.Sorted(maps.Keys(d.tables)) {
@@ -202,7 +202,7 @@ func (d *decoder) refresh(events []Event) ([]Event, error) {
 			return events, err
 		}
 	}
-	d.types = types
+	d.refreshed = asked
 	return events, nil
 }
 

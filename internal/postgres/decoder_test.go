@@ -38,7 +38,7 @@ func recordedMessages(t testing.TB) [][]byte {
 // alone makes a decoder that describes tables by their messages only.
 func alone(l limits) *decoder {
 	registry := pgtypes.NewRegistry()
-	return newDecoder(l, func(rel relation) (*source.Table, error) { return rel.table(registry), nil }, registry.Changes)
+	return newDecoder(l, func(rel relation) (*source.Table, error) { return rel.table(registry), nil }, func() uint64 { return 0 })
 }
 
 var wide = limits{bytes: 1 << 20, changes: 1000}

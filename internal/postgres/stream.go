@@ -32,7 +32,7 @@ const (
 var postgresEpoch = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // Stream is the source's changes, from a position on. One goroutine calls Next;
-// Confirm and Buffered may be called by any.
+// Confirm, Refresh and Buffered may be called by any.
 //
 // OpenStream starts two goroutines: one receives and decodes ahead of Next, within
 // queueBytes, one keeps the server told that we live. Close ends both and waits for
@@ -53,6 +53,7 @@ type Stream struct {
 
 	received  atomic.Uint64 // position
 	confirmed atomic.Uint64 // position
+	refreshes atomic.Uint64 // see Refresh
 	moved     chan struct{} // holds a token when confirmed has moved
 	asked     chan struct{} // holds a token when the server wants a status
 }
@@ -210,7 +211,7 @@ func (s *Stream) receive() {
 	defer s.catalog.close(s.ctx)
 	d := newDecoder(limits{s.config.PartBytes, s.config.PartChanges}, func(rel relation) (*source.Table, error) {
 		return s.catalog.table(s.ctx, rel)
-	}, s.catalog.registry.Changes)
+	}, s.refreshes.Load)
 	var events []Event
 	for {
 		msg, err := s.frontend.Receive()
@@ -398,6 +399,11 @@ func (s *Stream) status(question bool) error {
 // ErrTransient if it can be opened again at the confirmed position. An error of ctx
 // does no harm to the stream.
 func (s *Stream) Next(ctx context.Context) (Event, error) { return s.queue.pop(ctx) }
+
+// Refresh has all tables described again, before the next transaction that is received:
+// the catalog has news of which the stream says nothing (a renamed label of an enum), or
+// said it before the catalog showed it.
+func (s *Stream) Refresh() { s.refreshes.Add(1) }
 
 // Buffered reports whether Next would return at once: more can share a commit.
 func (s *Stream) Buffered() bool { return s.queue.waiting() }

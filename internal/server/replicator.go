@@ -356,7 +356,7 @@ func heldTables(defs []storage.Definition) []source.TableID {
 // run follows the stream until it breaks or ctx ends.
 func (f *follower) run(ctx context.Context, stream *postgres.Stream) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	f.stream = stream
+	f.stream, f.watch.stream = stream, stream
 	events := make(chan event, eventQueue)
 	var others sync.WaitGroup
 	for _, work := range []func(context.Context) error{

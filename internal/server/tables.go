@@ -117,6 +117,7 @@ func (r *readers) reads(id storage.DefinitionID, t *source.Table) bool {
 // advance, and shows that it does, while nothing happens on the source.
 type catalogWatch struct {
 	conns     *conns
+	stream    *postgres.Stream
 	run       string
 	every     time.Duration
 	heartbeat time.Duration
@@ -211,6 +212,7 @@ func (w *catalogWatch) look(ctx context.Context) error {
 	if !news {
 		return nil
 	}
+	w.stream.Refresh()
 	return w.mark(ctx, "catalog "+w.run+" "+strconv.FormatUint(id, 10))
 }
 

@@ -68,7 +68,6 @@ func (i *Info) parts(yield func(oid uint32)) {
 type Registry struct {
 	mu       sync.Mutex
 	infos    map[uint32]Info
-	changes  uint64          // of infos that were known
 	resolved map[uint32]*typ // derived from infos; emptied when infos change
 }
 
@@ -86,23 +85,11 @@ func (r *Registry) Add(i Info) {
 	i.Fields, i.Labels = slices.Clone(i.Fields), slices.Clone(i.Labels)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	old, known := r.infos[i.OID]
-	if known && reflect.DeepEqual(old, i) {
+	if old, known := r.infos[i.OID]; known && reflect.DeepEqual(old, i) {
 		return
-	}
-	if known {
-		r.changes++
 	}
 	r.infos[i.OID] = i
 	clear(r.resolved)
-}
-
-// Changes counts the types that were added anew with another definition: Types that were
-// given before may no longer be as they should.
-func (r *Registry) Changes() uint64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.changes
 }
 
 // Type returns the decoder of the type with that oid. A type that is not known is
