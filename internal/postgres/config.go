@@ -33,6 +33,7 @@ const (
 	DefaultPublication    = "powersync"
 	DefaultSlotPrefix     = "powersync_"
 	DefaultConnectTimeout = 20 * time.Second
+	DefaultPatience       = 30 * time.Second
 	DefaultIdleTimeout    = 60 * time.Second
 	DefaultStatusInterval = 10 * time.Second
 	DefaultSlotTimeout    = 30 * time.Second
@@ -58,12 +59,21 @@ type Config struct {
 	// Refuse, if set, is asked about each address before it is connected to.
 	Refuse func(netip.Addr) error
 
+	// Options are the server's command-line options for connections, such as
+	// -c search_path=app, as the option of that name in a connection URI. What is read
+	// here depends on settings of its own, which they cannot change.
+	Options string
+
 	Slot            string
 	Publication     string
 	ApplicationName string
 
 	// ConnectTimeout bounds connecting and logging in.
 	ConnectTimeout time.Duration
+	// Patience is how long a connection that was asked for something may be silent
+	// before it counts as broken. What is asked for may take as long as it likes, if
+	// only something comes.
+	Patience time.Duration
 	// IdleTimeout is how long the change stream may be silent, though the server is
 	// asked to say something, before the connection counts as broken.
 	IdleTimeout time.Duration
@@ -100,6 +110,7 @@ func (c Config) withDefaults() Config {
 		value time.Duration
 	}{
 		{&c.ConnectTimeout, DefaultConnectTimeout},
+		{&c.Patience, DefaultPatience},
 		{&c.IdleTimeout, DefaultIdleTimeout},
 		{&c.StatusInterval, DefaultStatusInterval},
 		{&c.SlotTimeout, DefaultSlotTimeout},
@@ -126,7 +137,8 @@ func Connect(ctx context.Context, c Config) (*pgconn.PgConn, error) {
 // connect opens a connection for queries or, with replication, for replication
 // commands and simple queries. c has its defaults.
 func connect(ctx context.Context, c Config, replication bool) (*pgconn.PgConn, error) {
-	return connectThrough(ctx, c, replication, nil)
+	conn, _, err := connectPatiently(ctx, c, replication)
+	return conn, err
 }
 
 // abandoned has the server end what a connection was doing once nobody takes its
@@ -141,27 +153,62 @@ var abandoned = map[string]string{
 	"tcp_keepalives_count":                "3",
 }
 
-// connectThrough is connect with a frontend of the caller's, unless it is nil.
-func connectThrough(ctx context.Context, c Config, replication bool, frontend pgconn.BuildFrontendFunc) (*pgconn.PgConn, error) {
+// connectPatiently is connect that also gives what bounds the server's silence.
+func connectPatiently(ctx context.Context, c Config, replication bool) (*pgconn.PgConn, *patientConn, error) {
 	pc, err := c.driverConfig()
 	if err != nil {
-		return nil, err
-	}
-	if frontend != nil {
-		pc.BuildFrontend = frontend
+		return nil, nil, err
 	}
 	if replication {
 		pc.RuntimeParams["replication"] = "database"
 	} else {
-		maps.Copy(pc.RuntimeParams, abandoned)
+		for name, value := range abandoned {
+			if !strings.Contains(c.Options, name) { // the operator knows better
+				pc.RuntimeParams[name] = value
+			}
+		}
 	}
+	conn, patient, err := c.dial(ctx, pc)
+	if refusesSettings(err) && !replication {
+		// A pooler between knows few settings. Without these a lock may be held for
+		// longer than need be, which is no reason to do without the source.
+		for name := range abandoned {
+			delete(pc.RuntimeParams, name)
+		}
+		conn, patient, err = c.dial(ctx, pc)
+	}
+	return conn, patient, err
+}
+
+// refusesSettings reports whether a server has refused a connection on account of a
+// setting that it does not know, or does not let us change.
+func refusesSettings(err error) bool {
+	var refused *pgconn.PgError
+	if !errors.As(err, &refused) {
+		return false
+	}
+	switch refused.Code {
+	case "08P01", "42704", "42501", "22023": // protocol_violation, undefined_object, insufficient_privilege, invalid_parameter_value
+		return true
+	}
+	return false
+}
+
+// dial opens a connection.
+func (c *Config) dial(ctx context.Context, pc *pgconn.Config) (*pgconn.PgConn, *patientConn, error) {
+	pc = pc.Copy()
 	// How far the attempt got tells a TLS failure from others.
 	var reached, secured bool
+	var patient *patientConn
 	dial := pc.DialFunc
 	pc.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		conn, err := dial(ctx, network, addr)
 		reached, secured = err == nil, false
-		return conn, err
+		if err != nil {
+			return nil, err
+		}
+		patient = &patientConn{Conn: conn, patience: c.Patience}
+		return patient, nil
 	}
 	pc.AfterNetConnect = func(_ context.Context, _ *pgconn.Config, conn net.Conn) (net.Conn, error) {
 		secured = true
@@ -169,12 +216,12 @@ func connectThrough(ctx context.Context, c Config, replication bool, frontend pg
 	}
 	conn, err := pgconn.ConnectConfig(ctx, pc)
 	if err == nil {
-		return conn, nil
+		return conn, patient, nil
 	}
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		return nil, fmt.Errorf("connect to Postgres: %w", ctx.Err())
+		return nil, nil, fmt.Errorf("connect to Postgres: %w", ctx.Err())
 	}
-	return nil, c.connectFailure(err, reached && !secured && pc.TLSConfig != nil)
+	return nil, nil, c.connectFailure(err, reached && !secured && pc.TLSConfig != nil)
 }
 
 // driverConfig translates c. Nothing is taken from the environment.
@@ -193,6 +240,9 @@ func (c *Config) driverConfig() (*pgconn.Config, error) {
 	}
 	pc.RuntimeParams = map[string]string{"application_name": c.ApplicationName, "statement_timeout": "0", "client_min_messages": "warning"}
 	maps.Copy(pc.RuntimeParams, pgtypes.Settings())
+	if c.Options != "" {
+		pc.RuntimeParams["options"] = c.Options
+	}
 	dialer := &net.Dialer{
 		Timeout: c.ConnectTimeout,
 		// A peer that is gone without a word is noticed within about a minute.

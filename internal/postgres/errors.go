@@ -118,8 +118,15 @@ func Locked(err error) bool {
 	return errors.As(err, &refused) && refused.Code == lockNotAvailable
 }
 
-// LimitLocks bounds how long the connection waits for a lock on a table. From Postgres
-// 16 on, asking what is published takes one on every published table.
+// canceled reports whether an error is that the server ended a statement, as when
+// its time was up.
+func canceled(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && refused.Code == "57014"
+}
+
+// LimitLocks bounds how long the connection waits for a lock on a table: asking for a
+// table's partitions takes one on each.
 func LimitLocks(ctx context.Context, conn *pgconn.PgConn) error {
 	_, err := query(ctx, conn, "limit the wait for locks", "SELECT set_config('lock_timeout', $1, false)", lockTimeout)
 	return err
@@ -132,6 +139,7 @@ func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 func failed(doing string, err error) error {
 	var known *Error
 	var refused *pgconn.PgError
+	var silent *silentError
 	switch {
 	case err == nil:
 		return nil
@@ -139,6 +147,11 @@ func failed(doing string, err error) error {
 		return fmt.Errorf("%s: %w", doing, err)
 	case errors.As(err, &refused):
 		return refusal(doing, refused)
+	case errors.As(err, &silent):
+		return &Error{Code: codeTimeout, Kind: ErrTransient, Cause: ErrUnreachable, Err: err,
+			Message: doing + ": the server does not answer, and the connection is given up",
+			Hint: "see whether the server and the network between are well; if the server merely takes longer " +
+				"to begin with its answer, raise the connection's snapshot_socket_timeout"}
 	case errors.Is(err, context.DeadlineExceeded) || isTimeout(err):
 		return &Error{Code: codeTimeout, Kind: ErrTransient, Message: doing + ": no answer in time", Err: err}
 	case isNetwork(err):

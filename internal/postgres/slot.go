@@ -131,6 +131,7 @@ func (s *SlotState) Gone(name string) error {
 // Config.SlotTimeout it fails with ErrTransient, naming some, and may be called again.
 func EnsureSlot(ctx context.Context, c Config) (start source.LSN, created bool, err error) {
 	c = c.withDefaults()
+	c.Patience += c.SlotTimeout // the server says nothing while it waits
 	conn, err := connect(ctx, c, false)
 	if err != nil {
 		return 0, false, err

@@ -29,20 +29,28 @@ const (
 	minBlocks   = 64   // a smaller table is not split
 	sampleLeast = 256  // blocks
 	sampleMost  = 8192 // blocks
+	// sampleTimeout bounds the sampling, during which the server says nothing.
+	sampleTimeout = "20s"
 )
 
 // SplitTable finds keys that divide what follows after, nil for all, into parts of
 // about so many rows, or more if that made too many parts. It looks at a sample of
 // the table's blocks, whose cost is small beside that of reading the table, and
-// needs no statistics. A table without a usable key is one part.
+// needs no statistics. A table without a usable key is one part, and so is one whose
+// sample takes the server too long.
 //
 // conn must not be in a transaction. It fails with ErrTableChanged as ReadChunk does.
 func SplitTable(ctx context.Context, conn *pgconn.PgConn, registry *pgtypes.Registry, t *source.Table, after []string, rows int) (*Split, error) {
 	split, err := splitTable(ctx, conn, registry, t, after, rows)
+	slow := canceled(err)
 	if conn.TxStatus() != 'I' && !conn.IsClosed() {
 		if end := conn.Exec(ctx, "ROLLBACK").Close(); err == nil {
 			err = end
 		}
+	}
+	if slow {
+		split = &Split{}
+		split.Rows, err = Estimate(ctx, conn, t)
 	}
 	if err != nil {
 		return nil, failed("sample "+t.QualifiedName(), err)
@@ -80,15 +88,15 @@ func splitTable(ctx context.Context, conn *pgconn.PgConn, registry *pgtypes.Regi
 	if sample < blocks {
 		percent = 100 * float64(sample) / float64(blocks)
 	}
-	results, err = conn.Exec(ctx, plan.sampleSQL(t, relation, after, keyed, percent, rows)).ReadAll()
+	results, err = conn.Exec(ctx, "SET LOCAL statement_timeout = '"+sampleTimeout+"';"+plan.sampleSQL(t, relation, after, keyed, percent, rows)).ReadAll()
 	if err != nil {
 		return nil, err
 	}
-	if len(results) != 1 {
+	if len(results) != 2 {
 		return nil, errors.New("unexpected answer")
 	}
 	split := &Split{}
-	for _, r := range results[0].Rows {
+	for _, r := range results[1].Rows {
 		row := texts(r)
 		n, err := strconv.ParseInt(row[0], 10, 64)
 		if err != nil {

@@ -41,7 +41,7 @@ type Stream struct {
 	config   Config
 	conn     net.Conn
 	frontend *pgproto3.Frontend
-	input    *patientReader
+	input    *patientConn // under conn
 	catalog  *catalog
 	queue    *queue
 	start    source.LSN
@@ -58,39 +58,6 @@ type Stream struct {
 	asked     chan struct{} // holds a token when the server wants a status
 }
 
-// patientReader is the connection as the driver reads it. Once timeout is set, a
-// read that gets nothing for so long fails.
-type patientReader struct {
-	r       io.Reader
-	conn    net.Conn
-	timeout time.Duration
-	closing <-chan struct{}
-	began   time.Time    // of the present deadline
-	heard   atomic.Int64 // when something last came, Unix nanoseconds
-}
-
-func (p *patientReader) Read(b []byte) (int, error) {
-	if p.timeout > 0 {
-		// Moving the deadline is not free, and rows come one by one.
-		if now := time.Now(); now.Sub(p.began) > p.timeout/16 {
-			p.began = now
-			if err := p.conn.SetReadDeadline(now.Add(p.timeout)); err != nil {
-				return 0, err
-			}
-		}
-		select {
-		case <-p.closing: // after the deadline was moved: see Stream.Close
-			return 0, net.ErrClosed
-		default:
-		}
-	}
-	n, err := p.r.Read(b)
-	if n > 0 && p.timeout > 0 {
-		p.heard.Store(time.Now().UnixNano())
-	}
-	return n, err
-}
-
 // OpenStream starts streaming from a position: everything that was committed at or
 // after it comes, nothing that was committed before. from is what is stored; 0
 // means wherever the slot is.
@@ -99,8 +66,7 @@ func (p *patientReader) Read(b []byte) (int, error) {
 // that changes would be missing, and with ErrSlotBusy if somebody else streams.
 func OpenStream(ctx context.Context, c Config, registry *pgtypes.Registry, from source.LSN) (*Stream, error) {
 	c = c.withDefaults()
-	input := &patientReader{}
-	conn, err := connectReplication(ctx, c, input)
+	conn, input, err := connectPatiently(ctx, c, true)
 	if err != nil {
 		return nil, err
 	}
@@ -130,19 +96,10 @@ func OpenStream(ctx context.Context, c Config, registry *pgtypes.Registry, from 
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.received.Store(uint64(from))
 	s.confirmed.Store(uint64(from))
-	input.conn, input.closing, input.timeout = raw.Conn, s.ctx.Done(), c.IdleTimeout
-	input.heard.Store(time.Now().UnixNano())
+	input.wait(c.IdleTimeout)
 	s.running.Go(s.receive)
 	s.running.Go(s.report)
 	return s, nil
-}
-
-// connectReplication is connect with reads going through input.
-func connectReplication(ctx context.Context, c Config, input *patientReader) (*pgconn.PgConn, error) {
-	return connectThrough(ctx, c, true, func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-		input.r = r
-		return pgproto3.NewFrontend(input, w)
-	})
 }
 
 // startPosition checks the slot and returns where to start.
@@ -218,7 +175,7 @@ func (s *Stream) receive() {
 		if err == nil {
 			events, err = s.take(d, msg, events[:0])
 		} else if isTimeout(err) {
-			err = &Error{Code: codeTimeout, Kind: ErrTransient, Cause: ErrUnreachable, Err: err,
+			err = &Error{Code: codeTimeout, Kind: ErrTransient, Cause: ErrUnreachable,
 				Message: fmt.Sprintf("stream changes: the server has been silent for %v though it was asked to answer", s.config.IdleTimeout)}
 		}
 		for i := range events {
@@ -387,9 +344,6 @@ func (s *Stream) status(question bool) error {
 	} else {
 		b = append(b, 0)
 	}
-	if err := s.conn.SetWriteDeadline(time.Now().Add(s.config.IdleTimeout)); err != nil {
-		return err
-	}
 	_, err := s.conn.Write(b)
 	return err
 }
@@ -438,7 +392,7 @@ func (s *Stream) Confirm(lsn source.LSN) {
 func (s *Stream) Close() {
 	s.stop.Do(func() {
 		s.cancel()
-		// Wakes a waiting read; one that is about to begin sees that ctx is done.
+		// Wakes a waiting read, and one that is about to begin.
 		s.conn.SetReadDeadline(time.Unix(1, 0))
 		s.running.Wait()
 		s.queue.close(net.ErrClosed)

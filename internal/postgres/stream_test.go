@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -44,21 +43,12 @@ func TestStream(t *testing.T) {
 			}
 			w := newWorld(t, setup)
 			s := w.stream(0)
-			got := ""
-			shown := map[string]string{}
+			got, known := "", map[string]string{}
 			for line := range strings.Lines(changes) {
 				w.exec(line)
 				// What the catalog says in addition is of now: the next line waits.
 				w.mark("end of line")
-				events := slices.DeleteFunc(w.until(s, "end of line"), func(e postgres.Event) bool {
-					// Another heap, which does not show, may be known now or a little later.
-					if e.Table == nil || shown[e.Table.Name] == dumpTable(e.Table) {
-						return e.Table != nil
-					}
-					shown[e.Table.Name] = dumpTable(e.Table)
-					return false
-				})
-				got += strings.TrimSuffix(dump(events), "  message millrace \"end of line\"\ncommit\n")
+				got += essence(known, strings.TrimSuffix(dump(w.until(s, "end of line")), "  message millrace \"end of line\"\ncommit\n"))
 			}
 			if *update {
 				text := head + "\nsetup\n" + setup + "\nchanges\n" + changes + "\nwant\n" + got
@@ -72,6 +62,24 @@ func TestStream(t *testing.T) {
 			}
 		})
 	}
+}
+
+// essence leaves out what comes as the server likes: that a table is described again, as
+// before but for its heap, which also divides a transaction. known has the descriptions.
+func essence(known map[string]string, dumped string) string {
+	var b strings.Builder
+	for line := range strings.Lines(dumped) {
+		name, description, ok := strings.Cut(strings.TrimPrefix(line, "table "), " ")
+		again := ok && strings.HasPrefix(line, "table ") && known[name] == description
+		if again || line == "more\n" {
+			continue
+		}
+		if strings.HasPrefix(line, "table ") {
+			known[name] = description
+		}
+		b.WriteString(line)
+	}
+	return b.String()
 }
 
 func TestLargeTransactionComesInParts(t *testing.T) {
