@@ -162,19 +162,19 @@ func (k *checker) publication(ctx context.Context) error {
 	return nil
 }
 
-// publishedSQL selects what concerns reading the published tables.
-const publishedSQL = `SELECT p.schemaname, p.tablename,
-  pg_catalog.has_schema_privilege(p.schemaname, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT'),
+// readableSQL selects what concerns reading the published tables.
+const readableSQL = `SELECT n.nspname, c.relname,
+  pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT'),
   pg_catalog.row_security_active(c.oid)
-FROM pg_catalog.pg_publication_tables p
-JOIN pg_catalog.pg_namespace n ON n.nspname = p.schemaname
-JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
-WHERE p.pubname = $1 ORDER BY 1, 2`
+FROM (%s) p
+JOIN pg_catalog.pg_class c ON c.oid = p.oid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ORDER BY 1, 2`
 
 // warnings tells of published tables that could not be read whole. That they are
 // read at all the sync config decides: see Tables.
 func (k *checker) warnings(ctx context.Context, user string) ([]*Error, error) {
-	rows, err := query(ctx, k.conn, doingCheck, publishedSQL, k.config.Publication)
+	rows, err := query(ctx, k.conn, doingCheck, fmt.Sprintf(readableSQL, publishedTables(k.conn)), k.config.Publication)
 	if err != nil {
 		return nil, err
 	}

@@ -52,7 +52,7 @@ type described struct {
 	Replident   []int    `json:"replident"`   // the same
 	Published   bool     `json:"published"`   // is in the publication
 	Attributes  []string `json:"attributes"`  // published columns; null before Postgres 15
-	Filter      *string  `json:"filter"`      // the publication's row filter
+	Filtered    bool     `json:"filtered"`    // the publication leaves rows out
 	Readable    bool     `json:"readable"`    // the role may SELECT
 	RowSecurity bool     `json:"rowsecurity"` // policies apply to the role
 	Generated   bool     `json:"generated"`   // stored generated columns may be published
@@ -66,8 +66,8 @@ type column struct {
 	Generated string `json:"generated"`
 }
 
-// describeSQL describes the tables of a subquery named leaf (oid, patterns); the
-// publication's name is $1.
+// describeSQL describes the tables of a subquery named leaf (oid, patterns), after one
+// named published (see publishedTables).
 const describeSQL = `
 SELECT pg_catalog.json_build_object(
   'oid', c.oid::bigint, 'heap', c.relfilenode::bigint, 'schema', n.nspname, 'name', c.relname, 'identity', c.relreplident, 'persistence', c.relpersistence,
@@ -78,8 +78,7 @@ SELECT pg_catalog.json_build_object(
     WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND i.indimmediate),
   'replident', (SELECT pg_catalog.array_to_json((i.indkey::int2[])[0:i.indnkeyatts-1]) FROM pg_catalog.pg_index i
     WHERE i.indrelid = c.oid AND i.indisreplident AND i.indisvalid AND i.indimmediate),
-  'published', p.tablename IS NOT NULL,
-  'attributes', pg_catalog.to_jsonb(p) -> 'attnames', 'filter', pg_catalog.to_jsonb(p) -> 'rowfilter',
+  'published', p.oid IS NOT NULL, 'attributes', p.attributes, 'filtered', coalesce(p.filtered, false),
   'readable', pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT'),
   'rowsecurity', pg_catalog.row_security_active(c.oid),
   'generated', pg_catalog.current_setting('server_version_num')::int >= 180000,
@@ -90,13 +89,12 @@ JOIN pg_catalog.pg_class c ON c.oid = leaf.oid AND c.relkind = 'r'
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_catalog.pg_class r ON c.relispartition AND r.oid = pg_catalog.pg_partition_root(c.oid)
 LEFT JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
-LEFT JOIN pg_catalog.pg_publication_tables p ON p.pubname = $1 AND p.schemaname = n.nspname AND p.tablename = c.relname
+LEFT JOIN published p ON p.oid = c.oid
 ORDER BY n.nspname, c.relname`
 
 // resolveSQL selects leaf for describeSQL: $2 and $3 are the patterns' schemas and
 // names. A partitioned table stands for its leaves.
-const resolveSQL = `
-WITH pattern AS (
+const resolveSQL = `pattern AS (
   SELECT p.schema, p.name, p.ord::int - 1 AS ord
   FROM ROWS FROM (pg_catalog.unnest($2::text[]), pg_catalog.unnest($3::text[])) WITH ORDINALITY AS p(schema, name, ord)
 ), matched AS (
@@ -116,7 +114,7 @@ WITH pattern AS (
 ` + describeSQL
 
 // leafSQL selects leaf for describeSQL: the one table with oid $2.
-const leafSQL = `WITH leaf AS (SELECT $2::oid AS oid, '{}'::int[] AS patterns)` + describeSQL
+const leafSQL = `leaf AS (SELECT $2::oid AS oid, '{}'::int[] AS patterns)` + describeSQL
 
 // Tables resolves patterns to the tables that they name, in order of schema and
 // name: leaf tables only, since those are what the stream names. A pattern that
@@ -173,9 +171,9 @@ func Tables(ctx context.Context, conn *pgconn.PgConn, publication string, regist
 	return tables, problems, nil
 }
 
-// describe runs a query that ends in describeSQL.
+// describe runs a query that ends in describeSQL; the publication's name is $1.
 func describe(ctx context.Context, conn *pgconn.PgConn, doing, sql string, args ...string) ([]described, error) {
-	rows, err := query(ctx, conn, doing, sql, args...)
+	rows, err := query(ctx, conn, doing, "WITH published AS NOT MATERIALIZED ("+publishedTables(conn)+"), "+sql, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -286,7 +284,7 @@ func (d *described) problems(publication, user string) []Problem {
 	case !d.Published:
 		add(true, Error{Message: fmt.Sprintf("%s is not in publication %s", name, quoteIdent(publication)),
 			SQL: []string{fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s;", quoteIdent(publication), quoted)}})
-	case d.Filter != nil:
+	case d.Filtered:
 		add(true, Error{Message: fmt.Sprintf("publication %s publishes only some rows of %s; select them in the sync config instead", quoteIdent(publication), name),
 			SQL: []string{
 				fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s;", quoteIdent(publication), quoted),
