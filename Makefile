@@ -23,7 +23,7 @@ demo: build
 	@bin/notes-demo
 
 test:
-	@scripts/deps postgres node sdks chromium race
+	@scripts/deps postgres servers node sdks chromium race
 	go test ./...
 	go test -race -skip LargeRows $(RACE)
 
@@ -68,4 +68,4 @@ fmt:
 
 clean:
 	@go run ./examples/notes/demo -remove
-	rm -rf bin examples/notes/terminal/node_modules e2e/sdk/node_modules
+	rm -rf bin examples/notes/terminal/node_modules e2e/sdk/node_modules internal/pgtest/servers/node_modules

@@ -48,6 +48,15 @@ func Binaries(prefer string) (string, error) {
 			return filepath.Dir(real), nil
 		}
 	}
+	found := installed()
+	if len(found) == 0 {
+		return "", ErrMissing
+	}
+	return slices.MaxFunc(found, func(a, b string) int { return versionIn(a) - versionIn(b) }), nil
+}
+
+// installed returns the directories of servers in the usual places of distributions.
+func installed() []string {
 	var found []string
 	for _, pattern := range []string{
 		"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin",
@@ -60,10 +69,7 @@ func Binaries(prefer string) (string, error) {
 			}
 		}
 	}
-	if len(found) == 0 {
-		return "", ErrMissing
-	}
-	return slices.MaxFunc(found, func(a, b string) int { return versionIn(a) - versionIn(b) }), nil
+	return found
 }
 
 func hasServer(dir string) bool {
