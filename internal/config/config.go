@@ -10,11 +10,10 @@
 //     by a Problem: Problems show only those parts of a line that are known to be
 //     public.
 //
-// A few keys of the PowerSync Service are read and checked but mean nothing here:
-// metadata, parameters, telemetry.disable_telemetry_sharing and
-// telemetry.internal_service_endpoint (no telemetry is ever sent),
-// api.parameters.bucket_count_cache_ttl_minutes, storage.default_storage_version,
-// storage.batch_limits, and a connection's id. Keys whose function is still to come are reported by a warning.
+// A few keys of the PowerSync Service are read and checked but mean nothing here, of
+// which a warning tells with their place. Two need none: _type says which edition of
+// the service a file is for, and telemetry.disable_telemetry_sharing is always granted,
+// since nothing is ever sent.
 package config
 
 import (
@@ -59,6 +58,8 @@ const (
 
 // Connection is the way to a Postgres database.
 type Connection struct {
+	// ID is the connection's name in the admin API.
+	ID string
 	// Tag is the connection's name in a sync config's table names.
 	Tag string
 	// Host is a name, an address, or the directory of a Unix socket if it starts
@@ -69,6 +70,9 @@ type Connection struct {
 	Password Secret
 	Database string
 	SSLMode  SSLMode
+	// Options are the URI's options: command-line options of the server for our
+	// connections.
+	Options string
 	// CACert, ClientCert and ClientKey are PEM; empty means not given. CACert is
 	// given if SSLMode is VerifyCA; ClientCert and ClientKey come together.
 	CACert     string
@@ -79,10 +83,12 @@ type Connection struct {
 	RejectIPRanges IPRanges
 	// SlotPrefix begins the names of the replication slots.
 	SlotPrefix string
-	// MaxPoolSize bounds the connections other than the replication stream's.
+	// MaxPoolSize bounds the connections other than the replication stream's; of a
+	// source it is LeastPool at least.
 	MaxPoolSize    int
 	ConnectTimeout time.Duration
-	// SnapshotTimeout bounds the silence of a connection that reads a table.
+	// SnapshotTimeout bounds the silence of a connection that was asked for something,
+	// such as the rows of a table.
 	SnapshotTimeout time.Duration
 	// Heartbeat is the interval of the messages that let the slot advance while the
 	// database is quiet.

@@ -3,9 +3,11 @@ package config
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"maps"
 	"net/netip"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,6 +31,22 @@ var connectionKeys = []string{
 	"heartbeat_interval_seconds", "debug_api",
 }
 
+// LeastPool is how many connections to the source there are at least, besides the
+// replication stream.
+const LeastPool = 5
+
+// uriParameters are those of a URI that have a function, or a warning of their own;
+// uriIgnored others that clients of Postgres know.
+var (
+	uriParameters = []string{"host", "connect_timeout", "options", "sslmode", "sslrootcert"}
+	uriIgnored    = []string{
+		"application_name", "channel_binding", "client_encoding", "fallback_application_name", "gssencmode", "hostaddr",
+		"keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "load_balance_hosts", "pgbouncer", "pool_timeout",
+		"connection_limit", "require_auth", "schema", "sslcert", "sslcrl", "sslkey", "sslnegotiation", "statement_cache_size",
+		"target_session_attrs", "tcp_user_timeout",
+	}
+)
+
 // minPort is the least port a connection may name.
 const minPort = 1024
 
@@ -46,15 +64,19 @@ func (r *reader) sourceConnection(n node) Connection {
 		return Connection{}
 	}
 	c := r.connection(m)
-	r.text(m.at["id"])
-	c.Tag = "default"
+	c.ID, c.Tag = "default", "default"
+	if id := r.text(m.at["id"]); id != "" {
+		c.ID = id
+	}
 	if t := r.text(m.at["tag"]); t != "" {
 		c.Tag = t
 	}
 	c.SlotPrefix = r.slotPrefix(m.at["slot_name_prefix"])
 	c.SnapshotTimeout = r.seconds(m.at["snapshot_socket_timeout"], 30, 1, 24*3600)
-	r.inert(m.at["snapshot_socket_timeout"])
-	r.inert(m.at["max_pool_size"])
+	if n := m.at["max_pool_size"]; c.MaxPoolSize < LeastPool {
+		r.warnf(n, "is too small, %d connections are used", LeastPool)
+		c.MaxPoolSize = LeastPool
+	}
 	c.Heartbeat = r.seconds(m.at["heartbeat_interval_seconds"], 60, 5, 60)
 	c.DebugAPI = r.truth(m.at["debug_api"], false)
 	return c
@@ -197,8 +219,17 @@ func (r *reader) uri(n node, c *Connection) bool {
 		}
 		c.ConnectTimeout = time.Duration(s) * time.Second
 	}
+	c.Options = query.Get("options")
 	if query.Has("sslmode") || query.Has("sslrootcert") {
 		r.warnf(n, "SSL settings in a URI are ignored").hint("write the keys sslmode and cacert beside it")
+	}
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		// Only what is known is repeated: anything may stand where a name should.
+		if slices.Contains(uriIgnored, name) {
+			r.warnf(n, "%s in a URI is ignored", name)
+		} else if !slices.Contains(uriParameters, name) {
+			r.warnf(n, "a parameter in it is not known and ignored").hint("known are connect_timeout, options and, for the folder of a socket, host")
+		}
 	}
 	return true
 }

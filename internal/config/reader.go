@@ -64,10 +64,10 @@ func (r *reader) warnf(n node, format string, args ...any) *Problem {
 	return r.report(streams.Warning, n, format, args...)
 }
 
-// inert warns of a key that is read and has no function in this release.
+// inert warns of a key of the PowerSync Service that is read and has no function.
 func (r *reader) inert(n node) {
 	if n.present() {
-		r.warnf(n, "has no function in this release")
+		r.warnf(n, "has no function here")
 	}
 }
 

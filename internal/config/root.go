@@ -57,10 +57,16 @@ func (r *reader) config(n node, in Input, dir string) *Config {
 	}
 	c.ClientAuth = r.clientAuth(m, c.Connection.Host)
 	migrations := r.mapping(m.at["migrations"], "disable_auto_migration")
-	c.Storage.NoMigrate = r.truth(migrations.at["disable_auto_migration"], false) && c.Storage.Type == PostgreSQL
+	disabled := migrations.at["disable_auto_migration"]
+	c.Storage.NoMigrate = r.truth(disabled, false)
+	if c.Storage.NoMigrate && c.Storage.Type == Pebble {
+		r.warnf(disabled, "means nothing to storage of type pebble, ignored")
+		c.Storage.NoMigrate = false
+	}
 	for _, key := range []string{"metadata", "parameters"} {
 		if v := m.at[key]; v.present() {
 			r.any(v)
+			r.inert(v)
 		}
 	}
 	return c
@@ -214,6 +220,7 @@ func (r *reader) api(n node) API {
 		CheckpointRequestRetention: minutes("checkpoint_request_retention_minutes"),
 	}
 	minutes("bucket_count_cache_ttl_minutes")
+	r.inert(p.at["bucket_count_cache_ttl_minutes"])
 	return a
 }
 
@@ -221,6 +228,7 @@ func (r *reader) telemetry(n node) Telemetry {
 	m := r.mapping(n, "prometheus_port", "disable_telemetry_sharing", "internal_service_endpoint")
 	r.truth(m.at["disable_telemetry_sharing"], false)
 	r.text(m.at["internal_service_endpoint"])
+	r.inert(m.at["internal_service_endpoint"]) // nothing is ever sent
 	return Telemetry{PrometheusPort: r.port(m.at["prometheus_port"], 0, 1)}
 }
 

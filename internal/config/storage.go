@@ -60,6 +60,8 @@ func (r *reader) storageInPostgres(m mapping) Storage {
 	}
 	c := r.connection(m)
 	r.integer(m.at["default_storage_version"], 2, 1, 3)
+	r.inert(m.at["default_storage_version"])
+	r.inert(m.at["batch_limits"])
 	limits := r.mapping(m.at["batch_limits"], "max_estimated_size", "max_record_count", "max_current_data_batch_size")
 	for _, v := range limits.at {
 		r.integer(v, 0, 1, 1<<40)

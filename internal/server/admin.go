@@ -264,7 +264,7 @@ func asking(ctx context.Context, source postgres.Config, f func(*conns) error) e
 func (o *operator) Schema(ctx context.Context) (*admin.Schema, error) {
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
-	out := admin.SchemaConnection{ID: connectionID, Tag: o.connection.Tag, Schemas: []admin.SchemaNamespace{}}
+	out := admin.SchemaConnection{ID: o.connection.ID, Tag: o.connection.Tag, Schemas: []admin.SchemaNamespace{}}
 	err := asking(ctx, o.source, func(c *conns) error {
 		tables, err := postgres.Schema(ctx, c.catalog)
 		if err != nil {
@@ -290,9 +290,6 @@ func (o *operator) Schema(ctx context.Context) (*admin.Schema, error) {
 	}
 	return &admin.Schema{Connections: []admin.SchemaConnection{out}, DefaultConnectionTag: o.connection.Tag, DefaultSchema: "public"}, nil
 }
-
-// connectionID is the id of the one connection there is.
-const connectionID = "default"
 
 // unreachable is what operators are told of a failure of the source: all of it.
 func unreachable(err error) error {
@@ -327,7 +324,7 @@ func (o *operator) ExecuteSQL(ctx context.Context, r *admin.SQLRequest) (*admin.
 	if !o.connection.DebugAPI {
 		return fail("running SQL is not allowed: set debug_api of the connection to true")
 	}
-	if r.ConnectionID != "" && r.ConnectionID != connectionID {
+	if r.ConnectionID != "" && r.ConnectionID != o.connection.ID {
 		return fail(fmt.Sprintf("there is no connection %q", r.ConnectionID))
 	}
 	args, err := sqlArguments(r.SQL.Args)

@@ -19,7 +19,7 @@ import (
 func (o *operator) Diagnostics(ctx context.Context, content bool) (*admin.Diagnostics, error) {
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
-	connection := admin.Connection{ID: connectionID, PostgresURI: o.sourceURI(), Errors: []admin.Problem{}}
+	connection := admin.Connection{ID: o.connection.ID, PostgresURI: o.sourceURI(), Errors: []admin.Problem{}}
 	d := &admin.Diagnostics{}
 	plan, text := o.deploys.served()
 	next := o.next()
@@ -94,7 +94,7 @@ func (o *operator) sourceURI() string {
 // syncConfig begins the description of a sync config, by what is known without asking
 // the source.
 func (o *operator) syncConfig(text string, content bool) *admin.SyncConfig {
-	state := admin.ReplicationState{ID: connectionID, Tag: o.connection.Tag, SlotName: o.source.Slot, Tables: []admin.Table{}}
+	state := admin.ReplicationState{ID: o.connection.ID, Tag: o.connection.Tag, SlotName: o.source.Slot, Tables: []admin.Table{}}
 	if at := o.activity.checkpoint(); at.LSN > 0 {
 		state.LastLSN = at.LSN.String()
 	}
@@ -258,7 +258,7 @@ func diagnoseTables(ctx context.Context, c *conns, plan *streams.Plan) ([]admin.
 // Validate implements httpapi.Admin.
 func (o *operator) Validate(ctx context.Context, content string) (*admin.SyncConfig, error) {
 	plan, diagnostics := streams.Compile(streams.Source{File: "sync config", Text: content})
-	state := admin.ReplicationState{ID: connectionID, Tag: o.connection.Tag, SlotName: o.source.Slot, Tables: []admin.Table{}}
+	state := admin.ReplicationState{ID: o.connection.ID, Tag: o.connection.Tag, SlotName: o.source.Slot, Tables: []admin.Table{}}
 	s := &admin.SyncConfig{Content: content, Connections: []admin.ReplicationState{state}, Errors: []admin.Problem{}}
 	for i := range diagnostics {
 		s.Errors = append(s.Errors, problem(&diagnostics[i], content))

@@ -56,6 +56,8 @@ type replicator struct {
 	deploys  *deploys
 	health   *health
 	activity *activity
+	// readers is how many chunks of tables are read at once.
+	readers int
 	// backfills shows how far the tables are that are being read.
 	backfills *backfills
 	log       *slog.Logger
@@ -330,7 +332,7 @@ func (r *replicator) newFollower(ctx context.Context, c *conns, wanted *target, 
 	// this life is not to be guessed.
 	run := rand.Text()
 	r.backfills.clear()
-	f.backfill = newBackfiller(c, r.store, eval, run, r.backfills, r.log)
+	f.backfill = newBackfiller(c, r.store, eval, run, r.readers, r.backfills, r.log)
 	f.watch = &catalogWatch{
 		conns: c, run: run, every: r.lookEvery, heartbeat: r.heartbeat, health: r.health, log: r.log, left: 10,
 		all: f.readers.all, held: f.applier.Tables(), seen: set.digest(), found: map[uint64]*tableSet{},

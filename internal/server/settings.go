@@ -45,8 +45,16 @@ func adminTokens(cfg *config.Config) []string {
 // sourceConfig translates the connection to the source for the postgres package.
 func sourceConfig(c *config.Connection) postgres.Config {
 	out := connectionConfig(c)
+	out.Patience = c.SnapshotTimeout
 	out.Slot, out.Publication, out.ApplicationName = c.SlotPrefix+"1", postgres.DefaultPublication, "millrace"
 	return out
+}
+
+// backfillReaders returns how many chunks may be read at once, with so many connections
+// to the source: the follower, the stream, the watch of the catalog and the markers of
+// write checkpoints have one each.
+func backfillReaders(pool int) int {
+	return min(tableReaders, pool-(config.LeastPool-1))
 }
 
 // connectionConfig translates a configured connection, as far as the source and
@@ -55,7 +63,7 @@ func connectionConfig(c *config.Connection) postgres.Config {
 	out := postgres.Config{
 		Host: c.Host, Port: uint16(c.Port), User: c.User, Password: string(c.Password), Database: c.Database,
 		TLS: postgres.TLSMode(c.SSLMode), CACert: []byte(c.CACert), ClientCert: []byte(c.ClientCert), ClientKey: []byte(c.ClientKey),
-		ServerName: c.ServerName, ConnectTimeout: c.ConnectTimeout,
+		ServerName: c.ServerName, ConnectTimeout: c.ConnectTimeout, Options: c.Options,
 	}
 	if c.RejectIPRanges.Local || len(c.RejectIPRanges.Prefixes) > 0 {
 		out.Refuse = func(a netip.Addr) error { return refuse(c.RejectIPRanges, a) }
