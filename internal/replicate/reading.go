@@ -10,8 +10,9 @@ import (
 // Chunks of one table are read beside each other and merged in any order. What is
 // stored of the progress is how far the table is read without a gap: a chunk that
 // is merged ahead of others counts once they are, and after a crash is read again.
-// Merging a row twice changes nothing. So at most as many chunks are read again as
-// were being read, and the order in which they end is nobody's concern.
+// Merging a row twice changes nothing, so the order in which chunks end is nobody's
+// concern. How much may be read again whoever reads decides, by how far ahead of the
+// first gap it lets chunks be read.
 
 // Reading names one reading of a table: it ends, and another begins, when the table
 // is to be read anew. Chunks of one reading share no row.

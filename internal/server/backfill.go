@@ -20,8 +20,8 @@ import (
 
 // Bounds of a backfill.
 const (
-	// tableReaders is how many chunks are read at once, each by a connection of its
-	// own, of one table or of several.
+	// tableReaders is how many chunks are read at once at most, each by a connection of
+	// its own, of one table or of several.
 	tableReaders = 3
 	// A chunk has chunkRows rows, or fewer where rows are wide: about chunkBytes, and
 	// never more than twice as many and a row.
@@ -29,6 +29,9 @@ const (
 	chunkBytes    = 8 << 20
 	minChunkRows  = 100
 	chunkAttempts = 10
+	// partsAhead is how many parts a reader may be ahead of the first that is not read
+	// to its end. What is merged of those ahead is read again after a crash.
+	partsAhead = 2 * tableReaders
 )
 
 // backfiller reads tables in chunks and hands them to the follower, which merges
@@ -43,6 +46,8 @@ type backfiller struct {
 	log    *slog.Logger
 	run    string // tells our marks from those of another life
 	shown  *backfills
+	// readers is how many chunks are read at once.
+	readers int
 	// lookAgain asks for the tables to be looked up in the catalog.
 	lookAgain func()
 
@@ -68,13 +73,21 @@ type wanted struct {
 type tableRead struct {
 	wanted
 	parts  []part // not begun
-	active int    // parts being read
+	active []int  // numbers of the parts being read
 	over   bool   // given up
 	width  int    // of a row in bytes, by the last chunk; 0 if that is not known
 }
 
+// mayBegin reports whether the next part of a table may be begun.
+func (t *tableRead) mayBegin() bool {
+	return len(t.active) == 0 || t.parts[0].number <= slices.Min(t.active)+partsAhead
+}
+
 // part is a range of a table's key.
-type part struct{ after, until []string }
+type part struct {
+	number       int
+	after, until []string
+}
 
 // readChunk is a chunk on its way to be merged. Until it is read only its table is
 // known.
@@ -92,9 +105,9 @@ type merged struct {
 	more    bool
 }
 
-func newBackfiller(c *conns, stored replicate.Rows, eval *replicate.Evaluator, run string, shown *backfills, log *slog.Logger) *backfiller {
+func newBackfiller(c *conns, stored replicate.Rows, eval *replicate.Evaluator, run string, readers int, shown *backfills, log *slog.Logger) *backfiller {
 	return &backfiller{
-		conns: c, stored: stored, eval: eval, log: log, run: run, shown: shown,
+		conns: c, stored: stored, eval: eval, log: log, run: run, readers: readers, shown: shown,
 		chunks: map[uint64]*readChunk{}, tables: map[source.TableID]wanted{}, news: make(chan struct{}, 1),
 	}
 }
@@ -141,23 +154,20 @@ func (b *backfiller) take(ctx context.Context) (*tableRead, *part, error) {
 func (b *backfiller) pop() (*tableRead, *part) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	defer func() {
-		if len(b.open) > 0 || len(b.order) > 0 {
-			b.signal() // for the next reader
-		}
-	}()
-	if len(b.open) > 0 {
-		t := b.open[0]
+	if i := slices.IndexFunc(b.open, (*tableRead).mayBegin); i >= 0 {
+		t := b.open[i]
 		p := t.parts[0]
 		if t.parts = t.parts[1:]; len(t.parts) == 0 {
-			b.open = b.open[1:]
+			b.open = slices.Delete(b.open, i, i+1)
 		}
-		t.active++
+		t.active = append(t.active, p.number)
+		b.signal() // for the next reader
 		return t, &p
 	}
 	if len(b.order) == 0 {
 		return nil, nil
 	}
+	b.signal()
 	id := b.order[0]
 	b.order = b.order[1:]
 	w := b.tables[id]
@@ -170,21 +180,21 @@ func (b *backfiller) begin(t *tableRead, bounds [][]string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	after := t.from.After
-	for _, until := range bounds {
-		t.parts = append(t.parts, part{after, until})
+	for _, until := range append(bounds, nil) {
+		t.parts = append(t.parts, part{len(t.parts), after, until})
 		after = until
 	}
-	t.parts = append(t.parts, part{after: after})
 	b.open = append(b.open, t)
 	b.signal()
 }
 
 // end notes that a part is no longer read, and reports whether the table is complete.
-func (b *backfiller) end(t *tableRead) bool {
+func (b *backfiller) end(t *tableRead, p *part) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	t.active--
-	return t.active == 0 && len(t.parts) == 0 && !t.over
+	t.active = slices.DeleteFunc(t.active, func(n int) bool { return n == p.number })
+	b.signal() // for those who were too far ahead
+	return len(t.active) == 0 && len(t.parts) == 0 && !t.over
 }
 
 // giveUp ends the reading of a table that was altered, or that no definition reads any
@@ -288,7 +298,7 @@ func (b *backfiller) arrived(id uint64) *readChunk {
 // Run reads tables as they are wanted, until ctx ends.
 func (b *backfiller) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for range tableReaders {
+	for range b.readers {
 		g.Go(func() error { return b.reader(ctx) })
 	}
 	return g.Wait()
@@ -320,7 +330,7 @@ func (b *backfiller) reader(ctx context.Context) error {
 		if err := b.tolerate(t, err); err != nil {
 			return err
 		}
-		if p == nil || !b.end(t) {
+		if p == nil || !b.end(t, p) {
 			continue
 		}
 		// The last part, so the table is read.
@@ -445,6 +455,9 @@ func (r *reader) between(ctx context.Context, t *tableRead, read func() (*replic
 	chunk, err := read()
 	if err == nil {
 		r.complete(id, chunk)
+	}
+	if err != nil && r.conn.IsClosed() {
+		return nil, err
 	}
 	// Also a chunk that could not be read gets its high watermark, which closes its
 	// window.

@@ -43,11 +43,11 @@ type instance struct {
 	log     *logBuffer
 	stop    func()
 
-	debugAPI  bool
-	metrics   int           // the port; 0 for none
-	lookEvery time.Duration // at the catalog
+	debugAPI bool
+	metrics  int // the port; 0 for none
 	// adapt changes what was read of the configuration; it may be nil.
 	adapt func(*config.Config)
+	choices
 
 	mu      sync.Mutex
 	config  *config.Config // as the file has it now
@@ -82,7 +82,7 @@ func (l *logBuffer) String() string {
 func newInstance(t *testing.T, dsn string) *instance {
 	in := &instance{
 		t: t, key: keys.NewSecret(), dsn: dsn, role: Unified, log: &logBuffer{},
-		storage: map[string]any{"type": "pebble", "path": t.TempDir()}, lookEvery: 200 * time.Millisecond,
+		storage: map[string]any{"type": "pebble", "path": t.TempDir()}, choices: choices{200 * time.Millisecond, openStore},
 	}
 	t.Cleanup(func() {
 		if in.stop != nil {
@@ -180,7 +180,7 @@ func (in *instance) start(syncConfig string) {
 	in.hangups = make(chan os.Signal, 1)
 	reload := Reload{Signals: in.hangups, Load: in.load}
 	cfg := in.config
-	go func() { done <- run(ctx, cfg, in.role, reload, log, listener, in.lookEvery) }()
+	go func() { done <- run(ctx, cfg, in.role, reload, log, listener, in.choices) }()
 	in.stop = func() {
 		in.stop = nil
 		cancel()

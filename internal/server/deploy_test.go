@@ -1,12 +1,19 @@
 package server
 
 import (
+	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/millrace-sync/millrace/internal/admin"
+	"github.com/millrace-sync/millrace/internal/config"
 	"github.com/millrace-sync/millrace/internal/storage"
 	"github.com/millrace-sync/millrace/internal/streams"
 )
@@ -94,6 +101,90 @@ func TestBadDeploys(t *testing.T) {
 	both := notesOf("u")
 	both["tags"] = "SELECT * FROM tags"
 	c.untilEqual("the table has come", conn, both)
+}
+
+// refusing is a store that fails to take what is of one type of object.
+type refusing struct {
+	store
+	typ    string
+	broken *atomic.Bool
+	tried  *atomic.Int32
+}
+
+func (r refusing) Commit(ctx context.Context, b *storage.Batch) error {
+	if r.broken.Load() && slices.ContainsFunc(b.Ops, func(op storage.BucketOp) bool { return op.Op.ObjectType == r.typ }) {
+		r.tried.Add(1)
+		return errors.New("the store will have none of it")
+	}
+	return r.store.Commit(ctx, b)
+}
+
+// A sync config with which replication fails again and again, and not on account of the
+// source, is given up: the one before is served, also after a restart, and the API says why.
+func TestDeployThatFails(t *testing.T) {
+	dsn, conn := database(t, shared.Cluster(t),
+		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)", "INSERT INTO notes VALUES ('a', 'u', 'one')",
+		"CREATE TABLE tags (id text PRIMARY KEY, name text)", "INSERT INTO tags VALUES ('t', 'tag')")
+	in := newInstance(t, dsn)
+	var broken atomic.Bool
+	var tried atomic.Int32
+	broken.Store(true)
+	in.openStore = func(ctx context.Context, cfg *config.Config, r resources, log *slog.Logger) (store, error) {
+		s, err := openStore(ctx, cfg, r, log)
+		return refusing{s, "tags", &broken, &tried}, err
+	}
+	in.start("")
+	deploy := func(text string) {
+		t.Helper()
+		in.mustAdmin("POST", "/api/sync-rules/v1/deploy", "application/yaml", text, nil)
+	}
+	deploy(ownNotes)
+	c := in.connect("u")
+	c.untilEqual("first sync", conn, notesOf("u"))
+	before := c.received()
+
+	const reason = "the store will have none of it"
+	deploy(addedTags)
+	in.untilStatus("the reason, while it is tried again", func(s *admin.Status) bool {
+		return s.Deploying && !s.Ready && strings.Contains(s.Reason, reason) || s.Failed != ""
+	})
+	in.untilStatus("the end of it", func(s *admin.Status) bool { return !s.Deploying && strings.Contains(s.Failed, reason) })
+	if n := tried.Load(); n != failuresToGiveUp {
+		t.Errorf("it was tried %d times, want %d", n, failuresToGiveUp)
+	}
+	served := func(what string) {
+		t.Helper()
+		exec(t, conn, "INSERT INTO notes VALUES (md5(random()::text), 'u', 'more')")
+		c.untilEqual(what, conn, notesOf("u"))
+		in.ready()
+		var d admin.Diagnostics
+		in.mustAdmin("POST", "/api/admin/v1/diagnostics", "application/json", `{"sync_rules_content":true}`, &d)
+		if d.Active == nil || d.Active.Content != ownNotes || d.Deploying != nil {
+			t.Errorf("%s: diagnostics: %+v", what, d)
+		}
+		if d.Failed != nil && (d.Failed.Content != addedTags || !strings.Contains(d.Failed.Errors[0].Message, reason)) {
+			t.Errorf("%s: diagnostics of what failed: %+v", what, d.Failed)
+		}
+	}
+	served("after it was given up")
+	in.untilStatus("the reason, for as long as no other was deployed", func(s *admin.Status) bool { return strings.Contains(s.Failed, reason) })
+	if after := c.received(); len(after) != len(before) {
+		t.Errorf("buckets %v became %v", before, after)
+	}
+	in.stop()
+	in.start("")
+	served("after a restart")
+	if n := tried.Load(); n != failuresToGiveUp {
+		t.Errorf("after a restart it was tried again: %d times in all", n)
+	}
+
+	// Deployed once more, it is tried once more.
+	broken.Store(false)
+	deploy(addedTags)
+	both := notesOf("u")
+	both["tags"] = "SELECT * FROM tags"
+	c.untilEqual("when it is mended", conn, both)
+	in.untilStatus("no reason any more", func(s *admin.Status) bool { return !s.Deploying && s.Failed == "" })
 }
 
 // Without a sync config in its configuration a service serves what was deployed to it.

@@ -57,12 +57,18 @@ func Run(ctx context.Context, cfg *config.Config, role Role, reload Reload, log 
 		return fmt.Errorf("listen on port %d: %w; end the program that uses the port, or set another port in %s", cfg.Port, err, cfg.File)
 	}
 	defer listener.Close()
-	return run(ctx, cfg, role, reload, log, listener, catalogInterval)
+	return run(ctx, cfg, role, reload, log, listener, choices{catalogInterval, openStore})
+}
+
+// choices are what tests choose otherwise.
+type choices struct {
+	lookEvery time.Duration // at the source's catalog
+	openStore func(context.Context, *config.Config, resources, *slog.Logger) (store, error)
 }
 
 // run is Run with what tests choose.
-func run(ctx context.Context, cfg *config.Config, role Role, reload Reload, log *slog.Logger, listener net.Listener, lookEvery time.Duration) error {
-	s := &service{cfg: cfg, role: role, log: log, listener: listener, lookEvery: lookEvery, reload: reload}
+func run(ctx context.Context, cfg *config.Config, role Role, reload Reload, log *slog.Logger, listener net.Listener, c choices) error {
+	s := &service{cfg: cfg, role: role, log: log, listener: listener, choices: c, reload: reload}
 	if role.replicates() && cfg.Sync.Supplied() {
 		s.plan, s.diagnostics = streams.Compile(cfg.Sync.Source)
 		logWarnings(log, s.diagnostics)
@@ -95,14 +101,14 @@ type service struct {
 	resources   resources
 	listener    net.Listener
 	verifier    *auth.Verifier // nil: no clients are served
-	lookEvery   time.Duration
 	reload      Reload
+	choices
 }
 
 // embedded is the service on a store that this process alone has: it replicates and
 // serves.
 func (s *service) embedded(ctx context.Context) error {
-	store, err := openStore(ctx, s.cfg, s.resources, s.log)
+	store, err := s.openStore(ctx, s.cfg, s.resources, s.log)
 	if err != nil {
 		return err
 	}
@@ -164,7 +170,7 @@ func (s *service) onStore(ctx context.Context, store store) error {
 func (s *service) replicator(store replicaStore, hub *checkpoint.Hub, d *deployer, current *deploys, health *health, activity *activity) *replicator {
 	return &replicator{
 		config: sourceConfig(&s.cfg.Connection), deployer: d, store: store, hub: hub,
-		deploys: current, health: health, activity: activity, backfills: health.backfills, log: s.log, heartbeat: s.cfg.Connection.Heartbeat, lookEvery: s.lookEvery,
+		deploys: current, health: health, activity: activity, readers: backfillReaders(s.cfg.Connection.MaxPoolSize), backfills: health.backfills, log: s.log, heartbeat: s.cfg.Connection.Heartbeat, lookEvery: s.lookEvery,
 	}
 }
 
