@@ -1,8 +1,6 @@
 // How the SDK reaches the notes backend: where its token comes from, and where
 // its writes go.
 
-/** Writes sent at a time: 50 of the longest greetings fit the backend's body limit. */
-const batchSize = 50;
 const timeoutMs = 20_000;
 
 export class Connector {
@@ -34,21 +32,22 @@ export class Connector {
   }
 
   /**
-   * Called by the SDK when there are local writes. A batch is completed only once
-   * the backend has acknowledged all of it; an error leaves the writes queued,
-   * and the SDK calls again.
+   * Called by the SDK when there are local writes. What was written in one transaction
+   * goes up in one request, which the backend carries out in one. It leaves the queue
+   * only once the backend has acknowledged all of it; an error leaves it there, and the
+   * SDK calls again.
    */
   async uploadData(db) {
     for (;;) {
-      const batch = await db.getCrudBatch(batchSize);
-      if (batch === null) return;
+      const transaction = await db.getNextCrudTransaction();
+      if (transaction === null) return;
       const answer = await this.#call('/api/data', {
         method: 'POST',
         headers: { 'Content-Type': 'application/json', Authorization: `Bearer ${await this.#token()}` },
-        body: JSON.stringify(batch.crud)
+        body: JSON.stringify(transaction.crud)
       });
       answer.rejected.forEach(this.#onRejected);
-      await batch.complete();
+      await transaction.complete();
     }
   }
 
