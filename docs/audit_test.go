@@ -26,7 +26,7 @@ type suite struct {
 
 var (
 	factRow  = regexp.MustCompile(`^\| (\d+) \| (.+) \| (.+) \|$`)
-	testName = regexp.MustCompile("^([a-z0-9]+)\\.([A-Z]\\w*)(?:/(.+))?$")
+	testName = regexp.MustCompile(`^([a-z0-9]+)\.([A-Z]\w*)(?:/(.+))?$`)
 )
 
 // TestAudit checks that each fact of protocol-audit.md names tests, and that they are

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// The reference's worked example: see the vectors in docs/protocol.md.
+// The reference's worked example.
 func TestChecksumVectors(t *testing.T) {
 	const data = `{"id":"22222222-2222-2222-2222-222222222222","owner":"u1","name":"L2","archived":1,"tags":"[\"y\"]","prio":2}`
 	put := PutChecksum(ContentHash("lists", "22222222-2222-2222-2222-222222222222", []byte(data)))
