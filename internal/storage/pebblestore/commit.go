@@ -129,6 +129,13 @@ func (s *Store) apply(b *pebble.Batch, sync bool) error {
 	opts := pebble.NoSync
 	if sync {
 		opts = pebble.Sync
+		// Pebble does nothing for an empty batch, but what was written before may still have
+		// to be synced.
+		if b.Empty() {
+			if err := b.LogData(nil, nil); err != nil {
+				return err
+			}
+		}
 	}
 	return s.health.guard(func() error {
 		if err := b.Commit(opts); err != nil {

@@ -344,11 +344,14 @@ func (s *Store) recover(ctx context.Context) error {
 	if w.checkpoint, err = decodeCheckpoint(value); err != nil {
 		return err
 	}
-	s.durable.Store(uint64(w.checkpoint.LSN))
-
 	if err := s.rollback(ctx); err != nil {
 		return fmt.Errorf("take back an unfinished transaction: %w", err)
 	}
+	// What was just read may have been written without syncing.
+	if err := s.apply(s.db.NewBatch(), true); err != nil {
+		return fmt.Errorf("sync: %w", err)
+	}
+	s.durable.Store(uint64(w.checkpoint.LSN))
 	return nil
 }
 

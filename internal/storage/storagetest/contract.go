@@ -553,6 +553,20 @@ func lsnWithoutOps(t *tester) {
 	if got := t.recover().Checkpoint; got != (storage.Checkpoint{Op: 3, LSN: 40}) {
 		t.Fatalf("checkpoint %s after closing in order, want 3@0/28", got)
 	}
+	// What makes it durable says so only then, though it writes nothing itself.
+	for i := range uint64(8) {
+		t.commit(&storage.Batch{Publish: true, LSN: source.LSN(50 + i), NoSync: true})
+		if i%2 == 0 {
+			t.recover()
+		} else {
+			t.commit(&storage.Batch{})
+		}
+		durable := t.store.DurableLSN()
+		t.crash(rand.New(rand.NewPCG(i, 7)))
+		if got := t.recover().Checkpoint; got.LSN < durable {
+			t.Fatalf("checkpoint %s after crash %d, LSN %s was durable", got, i, durable)
+		}
+	}
 }
 
 func closedStore(t *tester) {
