@@ -15,17 +15,10 @@ import (
 )
 
 const (
-	// minGrowth is the number of ops by which a bucket must have grown, besides by
-	// half, to be compacted by an incremental compaction.
-	minGrowth = 100
-	// compactKeys is the number of entries of a bucket to remember: some 10 MB.
-	compactKeys = 200_000
 	// compactPage is how many buckets, or row records, are looked up at a time.
 	compactPage = 1000
 	// paceOps is how many ops are walked between two looks at the clock.
 	paceOps = 512
-	// paceSlice is the work after which there is a rest.
-	paceSlice = 5 * time.Millisecond
 )
 
 // errGone: the definition was dropped while its bucket was compacted.
@@ -42,7 +35,7 @@ func (s *Store) Compact(ctx context.Context, opts storage.CompactOptions) (stats
 	case <-ctx.Done():
 		return stats, fmt.Errorf("compact: %w", ctx.Err())
 	}
-	c := &compaction{store: s, opts: opts, pace: pace{share: opts.Share, since: time.Now()}}
+	c := &compaction{store: s, opts: opts, pace: bucket.NewPace(opts.Share, time.Now())}
 	err = c.run(ctx)
 	if err != nil {
 		err = fmt.Errorf("compact: %w", err)
@@ -53,7 +46,7 @@ func (s *Store) Compact(ctx context.Context, opts storage.CompactOptions) (stats
 type compaction struct {
 	store *Store
 	opts  storage.CompactOptions
-	pace  pace
+	pace  bucket.Pace
 	stats storage.CompactStats
 }
 
@@ -110,7 +103,7 @@ func (c *compaction) candidates(ctx context.Context, from []byte) (page []storag
 			return page, append([]byte(nil), it.Key()...), nil
 		}
 		if looked%paceOps == 0 {
-			if err := c.pace.rest(ctx, s); err != nil {
+			if err := c.rest(ctx); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -126,18 +119,18 @@ func (c *compaction) candidates(ctx context.Context, from []byte) (page []storag
 		if err != nil {
 			return nil, nil, err
 		}
-		if state.Count < 2 {
+		if !bucket.Due(state.Count, 0, c.opts.Incremental) {
 			continue
 		}
 		if c.opts.Incremental {
-			if state.Count < minGrowth || busy[key.Def] {
+			if busy[key.Def] {
 				continue
 			}
 			mark, err := s.mark(key)
 			if err != nil {
 				return nil, nil, err
 			}
-			if state.Count-mark.Count < max(minGrowth, mark.Count/2) {
+			if !bucket.Due(state.Count, mark.Count, true) {
 				continue
 			}
 		}
@@ -191,12 +184,8 @@ func (c *compaction) compactBucket(ctx context.Context, key storage.BucketKey) e
 	s.mu.Lock()
 	until := s.checkpoint.Op
 	s.mu.Unlock()
-	settled := until
-	if c.opts.Incremental {
-		settled = mark.Until
-	}
 	target := compactable{c, ctx, key}
-	did, err := bucket.Compact(target, bucket.Compaction{Until: until, Settled: settled, Keys: compactKeys, Sample: c.opts.Incremental})
+	did, err := bucket.Compact(target, bucket.NewCompaction(until, mark.Until, c.opts.Incremental))
 	c.stats.Buckets++
 	c.stats.Add(did)
 	if err != nil {
@@ -303,7 +292,7 @@ func (t compactable) Descend(after, until bucket.OpID, yield func(*bucket.Op) bo
 	n := 0
 	for ok := it.Last(); ok; ok = it.Prev() {
 		if n++; n%paceOps == 0 {
-			if err := t.pace.rest(t.ctx, s); err != nil {
+			if err := t.rest(t.ctx); err != nil {
 				return err
 			}
 		}
@@ -389,31 +378,26 @@ func (s *Store) Size() (uint64, error) {
 	return s.db.Metrics().DiskSpaceUsage(), nil
 }
 
-// pace keeps a compaction to its share of a core.
-type pace struct {
-	share float64
-	since time.Time
-}
-
 // rest returns an error if the work has to end, and rests if it is time to.
-func (p *pace) rest(ctx context.Context, s *Store) error {
+func (c *compaction) rest(ctx context.Context) error {
+	s := c.store
 	if s.closing.Load() {
 		return storage.ErrClosed
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	worked := time.Since(p.since)
-	if p.share <= 0 || p.share >= 1 || worked < paceSlice {
+	rest := c.pace.Rest(time.Now())
+	if rest == 0 {
 		return nil
 	}
-	t := time.NewTimer(time.Duration(float64(worked) * (1/p.share - 1)))
+	t := time.NewTimer(rest)
 	defer t.Stop()
 	select {
 	case <-t.C:
 	case <-ctx.Done():
 	case <-s.health.failed:
 	}
-	p.since = time.Now()
+	c.pace.Rested(time.Now())
 	return nil
 }

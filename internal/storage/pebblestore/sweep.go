@@ -121,7 +121,7 @@ func (c *compaction) staleRows(ctx context.Context, from []byte, read map[source
 			continue
 		}
 		if len(page) == compactPage {
-			return page, bytes.Clone(k), c.pace.rest(ctx, s)
+			return page, bytes.Clone(k), c.rest(ctx)
 		}
 		value, err := it.ValueAndErr()
 		if err != nil {

@@ -10,9 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/millrace-sync/millrace/internal/bucket"
-	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/storage/storagetest"
 )
 
 // keyedRow is what a row record's bytes hold.
@@ -21,15 +20,11 @@ type keyedRow struct {
 	Rec *storage.RowRecord
 }
 
-// samples has values of what this store alone encodes, at its edges.
+// samples has values of what this store alone encodes; what a record itself holds is
+// tested where it is encoded.
 var samples = []any{
 	keyedRow{"", &storage.RowRecord{}},
-	keyedRow{string(make([]byte, 2000)), &storage.RowRecord{
-		Memberships: []storage.Membership{{Bucket: storage.BucketKey{Def: math.MaxUint32, Params: `["a"]`}, ObjectType: "notes", ObjectID: "1", Op: bucket.MaxOpID, Hash: math.MaxUint64}, {}},
-		Lookups:     []storage.Contribution{{Lookup: storage.LookupKey{Def: 2, Key: "\x00\xff"}, Hash: 1 << 63}},
-		Kept:        []storage.Kept{{Column: "body", Datum: source.Datum{Encoding: source.Binary, Bytes: []byte("x")}}, {Column: "n", Datum: source.Datum{Encoding: source.Null}}},
-		Copies:      1 << 40,
-	}},
+	keyedRow{string(make([]byte, 2000)), &storage.RowRecord{Lookups: []storage.Contribution{{Lookup: storage.LookupKey{Def: 2, Key: "\x00\xff"}, Hash: 1 << 63}}, Copies: 1}},
 	changes(true, storage.BucketKey{Def: 1, Params: "[]"}, storage.LookupKey{Def: math.MaxUint32, Key: "\x00"}),
 	changes(false, storage.BucketKey{Def: 3, Params: "\xff"}, storage.LookupKey{}),
 }
@@ -67,37 +62,13 @@ func decode(like any, b []byte) (any, error) {
 	panic("no encoding")
 }
 
-var compare = cmp.Options{cmpopts.EquateEmpty(), cmp.AllowUnexported(changeSet{})}
-
-func TestCodecRoundTrip(t *testing.T) {
-	for _, want := range samples {
-		b := encode(want)
-		got, err := decode(want, b)
-		if err != nil {
-			t.Errorf("%+v: %v", want, err)
-			continue
-		}
-		if d := cmp.Diff(want, got, compare); d != "" {
-			t.Errorf("%T (-want +got):\n%s", want, d)
-		}
-	}
+var codec = storagetest.Codec{
+	Samples: samples, Encode: encode, Decode: decode, Compare: cmp.Options{cmpopts.EquateEmpty(), cmp.AllowUnexported(changeSet{})},
 }
 
-// Values that are cut short are corrupt, unless data reaches to their end.
-func TestCodecRefusesWhatIsCut(t *testing.T) {
-	for _, v := range samples {
-		b := encode(v)
-		for n := range len(b) {
-			got, err := decode(v, b[:n])
-			if err == nil && bytes.Equal(encode(got), b[:n]) {
-				continue
-			}
-			if !errors.Is(err, storage.ErrCorrupt) {
-				t.Fatalf("%T cut to %d of %d bytes: %v, want ErrCorrupt", v, n, len(b), err)
-			}
-		}
-	}
-}
+func TestCodec(t *testing.T) { codec.Check(t) }
+
+func FuzzDecode(f *testing.F) { codec.Fuzz(f) }
 
 // A change set that names too much comes back as a filter, and joins others.
 func TestChangeSetWithFilter(t *testing.T) {
@@ -130,31 +101,6 @@ func TestChangeSetWithFilter(t *testing.T) {
 	if got.all || got.plan || len(got.lookups) != 18 {
 		t.Errorf("all %v, plan %v, %d named", got.all, got.plan, len(got.lookups))
 	}
-}
-
-// FuzzDecode: no bytes make a decoder fail otherwise than with ErrCorrupt, and what
-// it reads survives being written and read again.
-func FuzzDecode(f *testing.F) {
-	for i, v := range samples {
-		f.Add(byte(i), encode(v))
-	}
-	f.Fuzz(func(t *testing.T, kind byte, b []byte) {
-		like := samples[int(kind)%len(samples)]
-		got, err := decode(like, b)
-		if err != nil {
-			if !errors.Is(err, storage.ErrCorrupt) {
-				t.Fatalf("%T: %v", like, err)
-			}
-			return
-		}
-		again, err := decode(like, encode(got))
-		if err != nil {
-			t.Fatalf("%T written anew: %v", like, err)
-		}
-		if d := cmp.Diff(got, again, compare); d != "" {
-			t.Fatalf("%T changed:\n%s", like, d)
-		}
-	})
 }
 
 // Keys keep their order, but for long ones that begin alike, and stay apart.

@@ -1,18 +1,16 @@
 package record
 
 import (
-	"bytes"
-	"errors"
 	"math"
 	"reflect"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/millrace-sync/millrace/internal/bucket"
 	"github.com/millrace-sync/millrace/internal/source"
 	"github.com/millrace-sync/millrace/internal/storage"
+	"github.com/millrace-sync/millrace/internal/storage/storagetest"
 )
 
 // samples has a value of each encoding, at its edges.
@@ -67,65 +65,21 @@ func decode(like any, b []byte) (any, error) {
 	panic("no encoding")
 }
 
-var compare = cmpopts.EquateEmpty()
+var codec = storagetest.Codec{Samples: samples, Encode: encode, Decode: decode, Compare: cmpopts.EquateEmpty()}
 
-func TestCodecRoundTrip(t *testing.T) {
-	for _, want := range samples {
-		b := encode(want)
-		got, err := decode(want, b)
-		if err != nil {
-			t.Errorf("%+v: %v", want, err)
-			continue
-		}
-		if d := cmp.Diff(want, got, compare); d != "" {
-			t.Errorf("%T (-want +got):\n%s", want, d)
-		}
-		if def, ok := want.(storage.Definition); ok && !reflect.DeepEqual(def, got) {
+func TestCodec(t *testing.T) {
+	codec.Check(t)
+	for _, v := range samples {
+		b := encode(v)
+		if got, err := decode(v, b); err != nil {
+			t.Error(err)
+		} else if def, ok := v.(storage.Definition); ok && !reflect.DeepEqual(def, got) {
 			t.Errorf("an After that is empty and one that is nil are not told apart: %+v", got)
 		}
-		if op, ok := want.(*bucket.Op); ok && OpLen(op) != len(b) {
+		if op, ok := v.(*bucket.Op); ok && OpLen(op) != len(b) {
 			t.Errorf("%+v takes %d bytes, not %d", op, len(b), OpLen(op))
 		}
 	}
 }
 
-// Values that are cut short are corrupt, unless data reaches to their end.
-func TestCodecRefusesWhatIsCut(t *testing.T) {
-	for _, v := range samples {
-		b := encode(v)
-		for n := range len(b) {
-			got, err := decode(v, b[:n])
-			if err == nil && bytes.Equal(encode(got), b[:n]) {
-				continue
-			}
-			if !errors.Is(err, storage.ErrCorrupt) {
-				t.Fatalf("%T cut to %d of %d bytes: %v, want ErrCorrupt", v, n, len(b), err)
-			}
-		}
-	}
-}
-
-// FuzzDecode: no bytes make a decoder fail otherwise than with ErrCorrupt, and what
-// it reads survives being written and read again.
-func FuzzDecode(f *testing.F) {
-	for i, v := range samples {
-		f.Add(byte(i), encode(v))
-	}
-	f.Fuzz(func(t *testing.T, kind byte, b []byte) {
-		like := samples[int(kind)%len(samples)]
-		got, err := decode(like, b)
-		if err != nil {
-			if !errors.Is(err, storage.ErrCorrupt) {
-				t.Fatalf("%T: %v", like, err)
-			}
-			return
-		}
-		again, err := decode(like, encode(got))
-		if err != nil {
-			t.Fatalf("%T written anew: %v", like, err)
-		}
-		if d := cmp.Diff(got, again, compare); d != "" {
-			t.Fatalf("%T changed:\n%s", like, d)
-		}
-	})
-}
+func FuzzDecode(f *testing.F) { codec.Fuzz(f) }
