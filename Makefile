@@ -13,7 +13,7 @@ help:
 	@echo 'make chaos [ROUNDS=200] [SEED=n] [STORAGE=pebble]  break the service under load; see docs/testing.md'
 	@echo 'make chaos-client [ROUNDS=50] [SEED=n]             break clients of both SDKs while they write'
 	@echo 'make build   build the binaries into bin/'
-	@echo 'make bench   measure replication on PG=postgres://…, whose table greeting is made anew'
+	@echo 'make bench   measure replication on PG=postgres://…, whose table greeting is made anew; STORAGE=postgres://… for storage there'
 	@echo 'make lint    check formatting, vet, staticcheck'
 	@echo 'make fmt     format the Go code'
 	@echo 'make clean   remove what demo and build have made'
@@ -55,7 +55,7 @@ build:
 
 bench: build
 	go build -o bin/replication ./bench/replication
-	bin/replication -pg "$(PG)"
+	bin/replication -pg "$(PG)" $(if $(STORAGE),-config bench/postgres.yaml -storage "$(STORAGE)")
 
 lint:
 	@unformatted=$$(find . -name '*.go' -not -path '*/node_modules/*' -exec gofmt -l {} +); \

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -335,5 +336,34 @@ func TestPositionsThatGoBack(t *testing.T) {
 	h.Publish(storage.Checkpoint{Op: 6, LSN: 41}, Changes{})
 	if _, dirty := w.Take(); !dirty.Write {
 		t.Fatal("not woken once the position is reached")
+	}
+}
+
+// A filter's bytes hold the same, however much is in it, and few take little room.
+func TestFilterBytes(t *testing.T) {
+	for _, n := range []int{0, 1, 20_000, 100_000, 700_000} {
+		f := NewFilter()
+		for i := range n {
+			f.AddBucket(key(i))
+		}
+		b := f.Append([]byte("before"))[len("before"):]
+		got, err := DecodeFilter(b)
+		if err != nil || *got != *f {
+			t.Fatalf("%d keys do not survive: %v", n, err)
+		}
+		if len(b) > 16*n+5 || len(b) > filterBits/8+1 {
+			t.Errorf("%d keys take %d bytes", n, len(b))
+		}
+		joined := NewFilter()
+		joined.AddLookup(lookup(1))
+		joined.Join(got)
+		if n > 0 && !joined.MayHaveBucket(key(n-1)) || !joined.MayHaveLookup(lookup(1)) {
+			t.Errorf("of %d keys and another some are lost when they are joined", n)
+		}
+	}
+	for _, b := range []string{"", "\x02", "\x00", "\x01\xff", "\x01\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "\x01", "\x01\x01", "\x01\x01\x00\x00", "\x01\x02\xff\xff\xff\x07\x00"} {
+		if _, err := DecodeFilter([]byte(b)); !errors.Is(err, storage.ErrCorrupt) {
+			t.Errorf("%q: %v, want ErrCorrupt", b, err)
+		}
 	}
 }

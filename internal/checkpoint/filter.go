@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 
 	"github.com/millrace-sync/millrace/internal/storage"
 )
@@ -45,10 +46,34 @@ func (f *Filter) Join(other *Filter) {
 	}
 }
 
-// Append appends the filter's bytes, which DecodeFilter reads.
+// The forms of a filter's bytes: all its bits, or, where they are few, their number and
+// how far each is from the one before.
+const (
+	allBits byte = iota
+	bitGaps
+)
+
+// Append appends the filter's bytes, which DecodeFilter reads: at most 16 for each key,
+// and never more than 2 MiB.
 func (f *Filter) Append(dst []byte) []byte {
+	start, next, n := len(dst), 0, 0
 	for _, w := range f.bits {
-		dst = binary.LittleEndian.AppendUint64(dst, w)
+		n += bits.OnesCount64(w)
+	}
+	dst = binary.AppendUvarint(append(dst, bitGaps), uint64(n))
+	for i, w := range f.bits {
+		for ; w != 0; w &= w - 1 {
+			at := 64*i + bits.TrailingZeros64(w)
+			dst = binary.AppendUvarint(dst, uint64(at-next))
+			next = at + 1
+		}
+		if len(dst)-start > 8*len(f.bits) {
+			dst = append(dst[:start], allBits)
+			for _, w := range f.bits {
+				dst = binary.LittleEndian.AppendUint64(dst, w)
+			}
+			break
+		}
 	}
 	return dst
 }
@@ -56,11 +81,32 @@ func (f *Filter) Append(dst []byte) []byte {
 // DecodeFilter reads what Append wrote. It fails with storage.ErrCorrupt.
 func DecodeFilter(b []byte) (*Filter, error) {
 	f := NewFilter()
-	if len(b) != 8*len(f.bits) {
-		return nil, fmt.Errorf("a filter of %d bytes: %w", len(b), storage.ErrCorrupt)
+	bad := fmt.Errorf("a filter of %d bytes: %w", len(b), storage.ErrCorrupt)
+	if len(b) == 0 || b[0] > bitGaps {
+		return nil, bad
 	}
-	for i := range f.bits {
-		f.bits[i] = binary.LittleEndian.Uint64(b[8*i:])
+	form, b := b[0], b[1:]
+	if form == allBits {
+		if len(b) != 8*len(f.bits) {
+			return nil, bad
+		}
+		for i := range f.bits {
+			f.bits[i] = binary.LittleEndian.Uint64(b[8*i:])
+		}
+		return f, nil
+	}
+	left, size := binary.Uvarint(b)
+	for next := uint64(0); size > 0 && left > 0; left, next = left-1, next+1 {
+		b = b[size:]
+		var gap uint64
+		if gap, size = binary.Uvarint(b); size <= 0 || gap >= filterBits || next+gap >= filterBits {
+			return nil, bad
+		}
+		next += gap
+		f.bits[next/64] |= 1 << (next % 64)
+	}
+	if size <= 0 || len(b) != size {
+		return nil, bad
 	}
 	return f, nil
 }

@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/millrace-sync/millrace/internal/admin"
 	"github.com/millrace-sync/millrace/internal/pgtest"
@@ -127,6 +130,22 @@ func TestStorageGoesAway(t *testing.T) {
 		clients[1].until("its write checkpoint", func() bool { return clients[1].write == uint64(i+1) })
 		same("a change after it came back")
 	}
+}
+
+// A process that waits for its storage to answer a commit is alive.
+func TestWaitingForStorageIsAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var touched []time.Duration
+		begun := time.Now()
+		w := writing{touch: func(now time.Time) { touched = append(touched, now.Sub(begun)) }}
+		done := w.waiting()
+		time.Sleep(3500 * time.Millisecond)
+		done()
+		time.Sleep(time.Minute)
+		if want := []time.Duration{time.Second, 2 * time.Second, 3 * time.Second}; !slices.Equal(touched, want) {
+			t.Errorf("signs of life after %v, want %v", touched, want)
+		}
+	})
 }
 
 // The admin API does the same at every process: at one that serves, at one that waits

@@ -139,6 +139,8 @@ func (f *front) Status() httpapi.Status {
 	switch {
 	case pulse.Err != nil && time.Since(pulse.At) > storageSilence:
 		s.Reason = "the storage does not answer: " + pulse.Err.Error()
+	case time.Since(pulse.At) > 2*storageSilence:
+		s.Reason = "the storage has not answered for " + time.Since(pulse.At).Round(time.Second).String()
 	case f.strange != nil:
 		s.Reason = f.strange.Error()
 	case current == nil:

@@ -112,7 +112,7 @@ func (l *leader) lead(ctx context.Context) error {
 	// store: the replicator needs neither its hub nor its deploys.
 	l.wanted(store.Recovered())
 	health, current := newHealth(time.Now(), newBackfills(l.log)), newDeploys()
-	r := l.service.replicator(writing{store}, nil, l.deployer, current, health, l.activity)
+	r := l.service.replicator(writing{store, health.touch}, nil, l.deployer, current, health, l.activity)
 	office := l.service.operator(l.deployer, current, health, l.activity)
 	l.begin(health, office)
 	g.Go(func() error { return r.Run(gctx) })

@@ -232,12 +232,51 @@ func (unfailing) Failed() <-chan struct{} { return nil }
 // Err implements failing.
 func (unfailing) Err() error { return nil }
 
-// writing is the store in Postgres as the replicator writes it.
-type writing struct{ *pgstore.Store }
+// writing is the store in Postgres as the replicator writes it. A database that takes
+// long, or does not answer, is no sign that the process hangs.
+type writing struct {
+	*pgstore.Store
+	touch func(time.Time)
+}
 
 // Prefetch implements replicate.Prefetcher.
 func (w writing) Prefetch(refs []storage.RowRef) error {
+	defer w.waiting()()
 	return w.Store.Prefetch(context.Background(), refs)
+}
+
+// Commit implements replicaStore.
+func (w writing) Commit(ctx context.Context, b *storage.Batch) error {
+	defer w.waiting()()
+	return w.Store.Commit(ctx, b)
+}
+
+// Recover implements replicaStore.
+func (w writing) Recover(ctx context.Context) (storage.Recovered, error) {
+	defer w.waiting()()
+	return w.Store.Recover(ctx)
+}
+
+// waiting shows every second that the process is alive, until done is called.
+func (w writing) waiting() (done func()) {
+	var mu sync.Mutex
+	var t *time.Timer
+	mu.Lock()
+	defer mu.Unlock()
+	t = time.AfterFunc(time.Second, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if t != nil {
+			w.touch(time.Now())
+			t.Reset(time.Second)
+		}
+	})
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		t.Stop()
+		t = nil
+	}
 }
 
 // Snapshot implements replicaStore.

@@ -16,8 +16,9 @@ import (
 	"github.com/millrace-sync/millrace/internal/storage"
 )
 
-// commitTime bounds one commit; a connection that is silent for so long is dead.
-const commitTime = 10 * time.Minute
+// commitTime bounds one commit; a connection that is silent for so long is dead. It is
+// given up before that if the lease cannot be renewed either.
+const commitTime = 2 * time.Minute
 
 // bulk is the number of ops, or rows, from which on they are copied: it costs two
 // more round trips.
@@ -84,16 +85,16 @@ func (s *Store) Commit(ctx context.Context, b *storage.Batch) error {
 	whole := hasData || w.parts // there is something to publish, or to be told apart from it
 	sync := !b.NoSync || (b.Publish && whole)
 
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime)
+	ctx, cancel := s.abandonable(context.WithoutCancel(ctx), commitTime)
 	defer cancel()
 	if err := s.stage(ctx, b); err != nil {
-		return fmt.Errorf("commit: %w", s.failure(err))
+		return fmt.Errorf("commit: %w", s.silenced(ctx, err))
 	}
 	w.changes.batch(b)
 	next := w.after(b, whole)
 	if err := s.write(ctx, b, next, whole, sync); err != nil {
 		// The changes named too many then, which does no harm.
-		return fmt.Errorf("commit: %w", err)
+		return fmt.Errorf("commit: %w", s.silenced(ctx, err))
 	}
 
 	w.adopt(b, next)
@@ -109,6 +110,44 @@ func (s *Store) Commit(ctx context.Context, b *storage.Batch) error {
 		s.publish(w.view)
 	}
 	return nil
+}
+
+// errSilent: the lease ran out while something was written, and could not be renewed.
+var errSilent = errors.New("the database has not answered for as long as the lease lasts")
+
+// abandonable returns a context for writing that giveUp ends, too. One at a time is
+// writing: the caller holds writing.
+func (s *Store) abandonable(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	ctx, stop := context.WithTimeout(ctx, limit)
+	ctx, abandon := context.WithCancelCause(ctx)
+	s.mu.Lock()
+	s.abandon = func() { abandon(errSilent) }
+	s.mu.Unlock()
+	return ctx, func() {
+		s.mu.Lock()
+		s.abandon = nil
+		s.mu.Unlock()
+		abandon(nil)
+		stop()
+	}
+}
+
+// giveUp ends what is being written: a connection that says nothing would keep the
+// writer waiting. Recover finds out what became of it.
+func (s *Store) giveUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.abandon != nil {
+		s.abandon()
+	}
+}
+
+// silenced is failure of what was written with an abandonable context.
+func (s *Store) silenced(ctx context.Context, err error) error {
+	if context.Cause(ctx) == errSilent {
+		return fmt.Errorf("%w: %w", storage.ErrUnavailable, errSilent)
+	}
+	return s.failure(err)
 }
 
 // publish makes v what Snapshot returns, and tells of it.

@@ -13,17 +13,8 @@ import (
 	"github.com/millrace-sync/millrace/internal/storage/record"
 )
 
-const (
-	// minGrowth is the number of ops by which a bucket must have grown, besides by
-	// half, to be compacted by an incremental compaction.
-	minGrowth = 100
-	// compactKeys is the number of entries of a bucket to remember: some 10 MB.
-	compactKeys = 200_000
-	// compactPage is how many buckets, or row records, are looked up at a time.
-	compactPage = 1000
-	// paceSlice is the work after which there is a rest.
-	paceSlice = 5 * time.Millisecond
-)
+// compactPage is how many buckets, or row records, are looked up at a time.
+const compactPage = 1000
 
 // errGone: the definition was dropped while its bucket was compacted.
 var errGone = errors.New("the definition was dropped")
@@ -40,7 +31,7 @@ func (s *Store) Compact(ctx context.Context, opts storage.CompactOptions) (stora
 	case <-ctx.Done():
 		return storage.CompactStats{}, fmt.Errorf("compact: %w", ctx.Err())
 	}
-	c := &compaction{store: s, opts: opts, share: opts.Share, since: time.Now()}
+	c := &compaction{store: s, opts: opts, pace: bucket.NewPace(opts.Share, time.Now())}
 	err := s.writable(ctx)
 	if err == nil {
 		err = c.run(ctx)
@@ -55,8 +46,7 @@ type compaction struct {
 	store *Store
 	opts  storage.CompactOptions
 	stats storage.CompactStats
-	share float64 // of one core's time, 0 for all
-	since time.Time
+	pace  bucket.Pace
 }
 
 // candidate is a bucket that may be worth compacting.
@@ -166,10 +156,9 @@ func (c *compaction) candidates(ctx context.Context, after int64, at view) (list
 	_, err = pgx.ForEachRow(rows, []any{&b.id, &b.def, &count, &b.until, &marked}, func() error {
 		n++
 		last = b.id
-		if count < 2 || c.opts.Incremental && (count < minGrowth || busy[b.def] || count-marked < max(minGrowth, marked/2)) {
-			return nil
+		if bucket.Due(count, marked, c.opts.Incremental) && !(c.opts.Incremental && busy[b.def]) {
+			list = append(list, b)
 		}
-		list = append(list, b)
 		return nil
 	})
 	if err != nil {
@@ -184,11 +173,7 @@ func (c *compaction) candidates(ctx context.Context, after int64, at view) (list
 // bucket compacts one bucket.
 func (c *compaction) bucket(ctx context.Context, b candidate, until bucket.OpID) error {
 	s := c.store
-	settled := until
-	if c.opts.Incremental {
-		settled = b.until
-	}
-	did, err := bucket.Compact(compactable{c, ctx, b}, bucket.Compaction{Until: until, Settled: settled, Keys: compactKeys, Sample: c.opts.Incremental})
+	did, err := bucket.Compact(compactable{c, ctx, b}, bucket.NewCompaction(until, b.until, c.opts.Incremental))
 	c.stats.Buckets++
 	c.stats.Add(did)
 	if err != nil {
@@ -333,7 +318,7 @@ func (t compactable) Apply(e *bucket.Edit) error {
 // is the newest already. The caller holds writing, and there are no parts.
 func (s *Store) publishAlone(ctx context.Context, fill func(*queue)) error {
 	w := &s.writer
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime)
+	ctx, cancel := s.abandonable(context.WithoutCancel(ctx), commitTime)
 	defer cancel()
 	conn, err := s.writes.Acquire(ctx)
 	if err != nil {
@@ -363,11 +348,11 @@ func (c *compaction) rest(ctx context.Context) error {
 	if err := c.store.writable(ctx); err != nil {
 		return err
 	}
-	worked := time.Since(c.since)
-	if c.share <= 0 || c.share >= 1 || worked < paceSlice {
+	rest := c.pace.Rest(time.Now())
+	if rest == 0 {
 		return nil
 	}
-	t := time.NewTimer(time.Duration(float64(worked) * (1/c.share - 1)))
+	t := time.NewTimer(rest)
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -375,6 +360,6 @@ func (c *compaction) rest(ctx context.Context) error {
 	case <-c.store.health.failed:
 	case <-c.store.life.Done():
 	}
-	c.since = time.Now()
+	c.pace.Rested(time.Now())
 	return nil
 }

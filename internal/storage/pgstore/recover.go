@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -12,6 +13,9 @@ import (
 	"github.com/millrace-sync/millrace/internal/storage"
 	"github.com/millrace-sync/millrace/internal/storage/record"
 )
+
+// recoverTime bounds taking back the parts of a transaction, which may be large.
+const recoverTime = time.Hour
 
 // Recover takes back every batch since the last one with Publish, as Open does,
 // and returns what the store then holds. The writer calls it before it starts, and
@@ -24,9 +28,11 @@ func (s *Store) Recover(ctx context.Context) (storage.Recovered, error) {
 	if err := s.writable(ctx); err != nil {
 		return storage.Recovered{}, fmt.Errorf("recover: %w", err)
 	}
+	ctx, cancel := s.abandonable(ctx, recoverTime)
+	defer cancel()
 	r, err := s.recover(ctx)
 	if err != nil {
-		return storage.Recovered{}, fmt.Errorf("recover: %w", s.failure(err))
+		return storage.Recovered{}, fmt.Errorf("recover: %w", s.silenced(ctx, err))
 	}
 	return r, nil
 }

@@ -17,7 +17,7 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 	renew := time.NewTicker(s.opts.Lease / 3)
 	defer renew.Stop()
-	silent := false // the lease could not be renewed the last time
+	silent, renewed := false, time.Now() // the lease could not be renewed the last time; when it could
 	prune := time.NewTicker(s.opts.pruneEvery())
 	defer prune.Stop()
 	for {
@@ -35,7 +35,11 @@ func (s *Store) Run(ctx context.Context) error {
 			if err != nil && !silent && ctx.Err() == nil && s.health.err() == nil && !s.closing.Load() {
 				s.log.Warn("storage: the lease could not be renewed; trying again", "error", err)
 			}
-			silent = err != nil
+			if silent = err != nil; !silent {
+				renewed = time.Now()
+			} else if time.Since(renewed) > s.opts.Lease {
+				s.giveUp()
+			}
 		case <-prune.C:
 			if err := s.prune(ctx); err != nil && ctx.Err() == nil && s.health.err() == nil {
 				s.log.Warn("storage: what is superseded could not be removed; trying again", "error", err)

@@ -104,6 +104,7 @@ type Store struct {
 	pins    map[int64]int  // open snapshots of this process, by version
 	seen    watchPositions // how far Watch has come; for its goroutine
 	pulse   Pulse
+	abandon func() // ends what is being written; nil if nothing is
 }
 
 // view is a published state.

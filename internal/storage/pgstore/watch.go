@@ -24,6 +24,9 @@ const (
 	maxUploads  = 1000
 )
 
+// lookTime bounds one look at what is new, after which the connections are given up.
+const lookTime = 15 * time.Second
+
 // Change is what Watch has found new.
 type Change struct {
 	// Checkpoint is the newest one.
@@ -109,6 +112,9 @@ func (s *Store) Watch(ctx context.Context, f func(Change)) error {
 				s.log.Warn("storage: looking for new checkpoints failed; trying again", "error", err)
 			}
 			s.setPulse(func(p *Pulse) { p.Err = err })
+			if errors.Is(err, context.DeadlineExceeded) {
+				s.reads.Reset() // the others will be as silent
+			}
 			l.close()
 		}
 		l.wait(ctx, s)
@@ -117,7 +123,7 @@ func (s *Store) Watch(ctx context.Context, f func(Change)) error {
 
 // look reports what is new.
 func (s *Store) look(ctx context.Context, f func(Change)) error {
-	ctx, cancel := context.WithTimeout(ctx, readTime)
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
 	at, recovered, err := s.position(ctx, s.reads)
 	if err != nil {
@@ -276,7 +282,7 @@ func (l *listener) open(ctx context.Context, s *Store) {
 	if l.conn != nil || l.deaf {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, readTime)
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
 	pooled, err := s.reads.Acquire(ctx)
 	if err != nil {
