@@ -102,7 +102,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 }
 
 // The bounds that a service has, by the clock: a header that comes a byte at a time is
-// given up, and a connection waits for its next request for as long as the reference's.
+// given up, one of more than 64 KiB refused, and a connection waits for its next request for as long as the reference's.
 func TestServerBounds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newService(t, nil)
@@ -133,6 +133,17 @@ func TestServerBounds(t *testing.T) {
 		}()
 		if d := <-closed; d != 10*time.Second {
 			t.Errorf("a slow header was given up after %s", d)
+		}
+		for size, status := range map[int]int{60 << 10: 200, 80 << 10: 431} {
+			large := dial()
+			go func() {
+				_, _ = io.WriteString(large, "GET /probes/startup HTTP/1.1\r\nHost: x\r\nX: "+strings.Repeat("x", size)+"\r\n\r\n")
+			}()
+			resp, err := http.ReadResponse(bufio.NewReader(large), nil)
+			if err != nil || resp.StatusCode != status {
+				t.Errorf("a header of %d bytes: %+v, %v", size, resp, err)
+			}
+			large.Close()
 		}
 		idle := dial()
 		r := bufio.NewReader(idle)
