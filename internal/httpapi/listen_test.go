@@ -60,12 +60,12 @@ func TestSlowHeaders(t *testing.T) {
 				resp.Body.Close()
 				return resp.StatusCode == 200
 			})
+			start := time.Now() // before the server's clock begins
 			conn, err := net.Dial("tcp", listener.Addr().String())
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			start := time.Now()
 			_ = conn.SetDeadline(start.Add(patience))
 			_, _ = io.WriteString(conn, c.says) // the server may close before it has all
 			r := bufio.NewReader(conn)
