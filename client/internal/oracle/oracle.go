@@ -1,68 +1,34 @@
 // Package oracle runs the official core extension for tests: what it makes of a
 // schema, of writes and of sync lines is what our client must make of them.
 //
-// Tests alone import it. The extension and a Node.js that loads it come with the
-// npm packages of examples/notes/terminal.
+// Tests alone import it.
 package oracle
 
 import (
-	"bufio"
 	_ "embed"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"testing"
+
+	"github.com/millrace-sync/millrace/client/internal/node"
 )
 
 //go:embed oracle.js
 var script string
 
 // Oracle is a database under the official extension, in a process of its own. It
-// belongs to one goroutine.
+// belongs to one goroutine. Close closes the database.
 type Oracle struct {
-	t    testing.TB
-	cmd  *exec.Cmd
-	in   io.WriteCloser
-	out  *bufio.Reader
-	done bool
+	*node.Process
+	t testing.TB
 }
 
 // Open opens or creates the database in file, migrates it and closes it with the test.
 func Open(t testing.TB, file string) *Oracle {
 	t.Helper()
-	_, here, _, _ := runtime.Caller(0)
-	packages := filepath.Join(filepath.Dir(here), "..", "..", "..", "examples", "notes", "terminal")
-	modules := filepath.Join(packages, "node_modules")
-	node := filepath.Join(modules, ".bin", "node")
-	if _, err := os.Stat(node); err != nil {
-		t.Fatalf("the official client's packages are missing; run: scripts/deps node (%v)", err)
-	}
-	extension := filepath.Join(modules, "@powersync", "node", "lib", library(t))
-	js := filepath.Join(t.TempDir(), "oracle.mjs")
-	if err := os.WriteFile(js, []byte(script), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	o := &Oracle{t: t, cmd: exec.Command(node, js, packages, extension, file)}
-	o.cmd.Stderr = os.Stderr
-	in, err := o.cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := o.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	o.in, o.out = in, bufio.NewReader(out)
-	if err := o.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(o.Close)
-	return o
+	extension := filepath.Join(node.Packages(t), "node_modules", "@powersync", "node", "lib", library(t))
+	return &Oracle{node.Start(t, "official extension", script, extension, file), t}
 }
 
 // library names the extension for this machine.
@@ -132,39 +98,15 @@ func (o *Oracle) Control(op string, payload any) (string, error) {
 
 func (o *Oracle) ask(command map[string]any) ([][]string, error) {
 	o.t.Helper()
-	line, err := json.Marshal(command)
-	if err == nil {
-		_, err = o.in.Write(append(line, '\n'))
-	}
-	var answer []byte
-	if err == nil {
-		answer, err = o.out.ReadBytes('\n')
-	}
 	var reply struct {
 		Rows  [][]string
 		Error string
 	}
-	if err == nil {
-		err = json.Unmarshal(answer, &reply)
-	}
-	if err != nil {
-		o.t.Fatalf("talk to the official extension: %v", err)
+	if err := o.Ask(command, &reply); err != nil {
+		o.t.Fatal(err)
 	}
 	if reply.Error != "" {
 		return nil, errors.New(reply.Error)
 	}
 	return reply.Rows, nil
-}
-
-// Close closes the database. Later calls do nothing.
-func (o *Oracle) Close() {
-	if o.done {
-		return
-	}
-	o.done = true
-	fmt.Fprintln(o.in, `{"close":true}`)
-	o.in.Close()
-	if err := o.cmd.Wait(); err != nil {
-		o.t.Errorf("official extension: %v", err)
-	}
 }

@@ -1,5 +1,5 @@
 // Opens a database with the official core extension and obeys commands, one JSON
-// object a line: {sql, args} or {close}. Values travel as text with their type.
+// object a line: {sql, args}. Values travel as text with their type.
 import { createRequire } from 'node:module';
 import { createInterface } from 'node:readline';
 
@@ -22,8 +22,7 @@ const show = (v) =>
 const read = (v) => (v !== null && typeof v === 'object' ? Buffer.from(v.blob, 'base64') : v);
 
 for await (const line of createInterface({ input: process.stdin })) {
-  const { sql, args, close } = JSON.parse(line);
-  if (close) break;
+  const { sql, args } = JSON.parse(line);
   let answer;
   try {
     if (args === null) {
