@@ -6,12 +6,26 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/millrace-sync/millrace/internal/postgres/pgtypes"
 	"github.com/millrace-sync/millrace/internal/source"
 )
+
+// SplitRequest asks into which parts a table can be read.
+type SplitRequest struct {
+	Table *source.Table
+	// After is the key after which it is still to be read, in the form of
+	// ChunkRequest.After; nil for all.
+	After []string
+	// Rows is how many rows a part should have, about; more if that made too many parts.
+	Rows int
+	// Within is how long the sampling may take, during which the server says nothing; 0
+	// means no bound.
+	Within time.Duration
+}
 
 // Split says into which parts a table can be read beside each other.
 type Split struct {
@@ -29,19 +43,16 @@ const (
 	minBlocks   = 64   // a smaller table is not split
 	sampleLeast = 256  // blocks
 	sampleMost  = 8192 // blocks
-	// sampleTimeout bounds the sampling, during which the server says nothing.
-	sampleTimeout = "20s"
 )
 
-// SplitTable finds keys that divide what follows after, nil for all, into parts of
-// about so many rows, or more if that made too many parts. It looks at a sample of
-// the table's blocks, whose cost is small beside that of reading the table, and
+// SplitTable finds keys that divide a table into parts. It looks at a sample of the
+// table's blocks, whose cost is small beside that of reading the table, and
 // needs no statistics. A table without a usable key is one part, and so is one whose
 // sample takes the server too long.
 //
 // conn must not be in a transaction. It fails with ErrTableChanged as ReadChunk does.
-func SplitTable(ctx context.Context, conn *pgconn.PgConn, registry *pgtypes.Registry, t *source.Table, after []string, rows int) (*Split, error) {
-	split, err := splitTable(ctx, conn, registry, t, after, rows)
+func SplitTable(ctx context.Context, conn *pgconn.PgConn, registry *pgtypes.Registry, q SplitRequest) (*Split, error) {
+	split, err := splitTable(ctx, conn, registry, &q)
 	slow := canceled(err)
 	if conn.TxStatus() != 'I' && !conn.IsClosed() {
 		if end := conn.Exec(ctx, "ROLLBACK").Close(); err == nil {
@@ -50,15 +61,16 @@ func SplitTable(ctx context.Context, conn *pgconn.PgConn, registry *pgtypes.Regi
 	}
 	if slow {
 		split = &Split{}
-		split.Rows, err = Estimate(ctx, conn, t)
+		split.Rows, err = Estimate(ctx, conn, q.Table)
 	}
 	if err != nil {
-		return nil, failed("sample "+t.QualifiedName(), err)
+		return nil, failed("sample "+q.Table.QualifiedName(), err)
 	}
 	return split, nil
 }
 
-func splitTable(ctx context.Context, conn *pgconn.PgConn, registry *pgtypes.Registry, t *source.Table, after []string, rows int) (*Split, error) {
+func splitTable(ctx context.Context, conn *pgconn.PgConn, registry *pgtypes.Registry, q *SplitRequest) (*Split, error) {
+	t, rows := q.Table, q.Rows
 	relation := quoteIdent(t.Schema) + "." + quoteIdent(t.Name)
 	results, err := conn.Exec(ctx, strings.Join([]string{
 		"BEGIN TRANSACTION READ ONLY",
@@ -88,7 +100,7 @@ func splitTable(ctx context.Context, conn *pgconn.PgConn, registry *pgtypes.Regi
 	if sample < blocks {
 		percent = 100 * float64(sample) / float64(blocks)
 	}
-	results, err = conn.Exec(ctx, "SET LOCAL statement_timeout = '"+sampleTimeout+"';"+plan.sampleSQL(t, relation, after, keyed, percent, rows)).ReadAll()
+	results, err = conn.Exec(ctx, fmt.Sprintf("SET LOCAL statement_timeout = %d;", q.Within.Milliseconds())+plan.sampleSQL(t, relation, q.After, keyed, percent, rows)).ReadAll()
 	if err != nil {
 		return nil, err
 	}

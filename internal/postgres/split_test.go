@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/millrace-sync/millrace/internal/postgres"
 	"github.com/millrace-sync/millrace/internal/source"
@@ -25,7 +26,7 @@ func TestSplit(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			table := w.table(name)
 			const part = 3000
-			split, err := postgres.SplitTable(t.Context(), w.conn, w.registry, table, nil, part)
+			split, err := postgres.SplitTable(t.Context(), w.conn, w.registry, postgres.SplitRequest{Table: table, Rows: part})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -65,7 +66,7 @@ func TestSplit(t *testing.T) {
 			if len(seen) != rows {
 				t.Errorf("%d rows, want %d", len(seen), rows)
 			}
-			half, err := postgres.SplitTable(t.Context(), w.conn, w.registry, table, split.Bounds[len(split.Bounds)/2], part)
+			half, err := postgres.SplitTable(t.Context(), w.conn, w.registry, postgres.SplitRequest{Table: table, After: split.Bounds[len(split.Bounds)/2], Rows: part})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -83,7 +84,7 @@ func TestSplitOfWhatIsOnePart(t *testing.T) {
 		CREATE TABLE keyless (a int, s text); ALTER TABLE keyless REPLICA IDENTITY FULL; INSERT INTO keyless SELECT g, repeat('x', 1000) FROM generate_series(1, 2000) g`)
 	for name, rows := range map[string]int64{"empty": 0, "small": 500, "keyless": 2000} {
 		for _, part := range []int{100, 100_000} {
-			split, err := postgres.SplitTable(t.Context(), w.conn, w.registry, w.table(name), nil, part)
+			split, err := postgres.SplitTable(t.Context(), w.conn, w.registry, postgres.SplitRequest{Table: w.table(name), Rows: part})
 			if err != nil || len(split.Bounds) > 0 || math.Abs(float64(split.Rows-rows)) > float64(rows)/4 {
 				t.Errorf("%s: %+v %v, want %d rows in one part", name, split, err, rows)
 			}
@@ -91,7 +92,7 @@ func TestSplitOfWhatIsOnePart(t *testing.T) {
 	}
 	table := w.table("small")
 	w.exec("DROP TABLE small; CREATE TABLE small (id int PRIMARY KEY)")
-	if _, err := postgres.SplitTable(t.Context(), w.conn, w.registry, table, nil, 100); !errors.Is(err, postgres.ErrTableChanged) {
+	if _, err := postgres.SplitTable(t.Context(), w.conn, w.registry, postgres.SplitRequest{Table: table, Rows: 100}); !errors.Is(err, postgres.ErrTableChanged) {
 		t.Errorf("a table that was dropped: %v", err)
 	}
 }
@@ -106,4 +107,23 @@ func TestChunkIsBoundInBytes(t *testing.T) {
 		t.Errorf("%d rows given, %+v %v; want 10 up to 20", n, c, err)
 	}
 	w.exec("SELECT 1") // the connection is good for more
+}
+
+// A table whose sample takes the server too long is read in one part.
+func TestSplitOfWhatIsSlowToSample(t *testing.T) {
+	w := newWorld(t, "CREATE TABLE t (id int PRIMARY KEY, filler text)",
+		"INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 5000) i", "ANALYZE t")
+	table := w.table("t")
+	// Whoever is subject to a policy waits for it at every row.
+	w.exec("ALTER TABLE t ENABLE ROW LEVEL SECURITY", "CREATE POLICY slow ON t USING (pg_sleep(0.01) IS NOT NULL)",
+		"CREATE ROLE sampler_"+w.config.Database, "GRANT SELECT ON t TO sampler_"+w.config.Database, "SET ROLE sampler_"+w.config.Database)
+	began := time.Now()
+	split, err := postgres.SplitTable(t.Context(), w.conn, w.registry, postgres.SplitRequest{Table: table, Rows: 100, Within: 100 * time.Millisecond})
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("took %v", took)
+	}
+	w.exec("RESET ROLE", "DROP OWNED BY sampler_"+w.config.Database, "DROP ROLE sampler_"+w.config.Database)
+	if err != nil || len(split.Bounds) != 0 || split.Rows == 0 {
+		t.Errorf("got %+v, %v", split, err)
+	}
 }

@@ -383,7 +383,9 @@ func (r *reader) divide(ctx context.Context, t *tableRead) error {
 		r.giveUp(t) // a deploy has made an end of it
 		return nil
 	}
-	split, err := postgres.SplitTable(ctx, r.conn, r.conns.registry, t.table, t.from.After, chunkRows)
+	split, err := postgres.SplitTable(ctx, r.conn, r.conns.registry, postgres.SplitRequest{
+		Table: t.table, After: t.from.After, Rows: chunkRows, Within: r.conns.config.Patience * 2 / 3,
+	})
 	if err != nil {
 		return err
 	}

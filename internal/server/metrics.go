@@ -204,10 +204,7 @@ func (l *lag) Run(ctx context.Context) {
 	for {
 		_ = asking(ctx, l.source, func(c *conns) error {
 			for {
-				asked, cancel := context.WithTimeout(ctx, slotPatience)
-				err := l.look(asked, c)
-				cancel()
-				if err != nil {
+				if err := l.look(ctx, c); err != nil {
 					return err
 				}
 				select {

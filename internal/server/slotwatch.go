@@ -3,14 +3,9 @@ package server
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/millrace-sync/millrace/internal/postgres"
 )
-
-// slotPatience bounds a look at the slot, and any other short question to the source:
-// a connection that says nothing for so long is dead, whatever its socket says.
-const slotPatience = 30 * time.Second
 
 // slotDanger is the share of the log that the server keeps for the slot at which there
 // is reason to warn.

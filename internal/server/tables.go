@@ -178,15 +178,11 @@ func (w *catalogWatch) Run(ctx context.Context) error {
 }
 
 func (w *catalogWatch) mark(ctx context.Context, content string) error {
-	ctx, cancel := context.WithTimeout(ctx, slotPatience)
-	defer cancel()
 	_, err := postgres.Emit(ctx, w.conns.catalog, postgres.MessagePrefix, []byte(content))
 	return err
 }
 
 func (w *catalogWatch) look(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, slotPatience)
-	defer cancel()
 	if err := w.lookAtSlot(ctx); err != nil {
 		return err
 	}
