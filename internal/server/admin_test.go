@@ -109,15 +109,10 @@ func TestAdminDeploys(t *testing.T) {
 		t.Errorf("diagnostics of the table: %+v", table)
 	}
 	exec(t, conn, "CREATE TABLE tags (id text PRIMARY KEY, name text)", "INSERT INTO tags VALUES ('t', 'tag')")
-	both := notesOf("u")
-	both["tags"] = "SELECT * FROM tags"
+	both := notesAndTagsOf("u")
 	c.untilEqual("the table has come", conn, both)
 	in.untilStatus("the end of the deploy", func(s *admin.Status) bool { return !s.Deploying && s.Failed == "" })
-	for name, n := range before {
-		if again := c.received()[name]; again != n {
-			t.Errorf("bucket %s was sent again: %d operations, then %d", name, n, again)
-		}
-	}
+	c.notSentAgain(before)
 	var current admin.Current
 	in.mustAdmin("GET", "/api/sync-rules/v1/current", "", "", &current)
 	if current.Current == nil || current.Current.Content != addedTags || !current.Current.Valid || len(current.Current.Streams) != 2 || current.Next != nil {
@@ -155,13 +150,9 @@ func quoted(s string) string {
 
 // Where the configuration has the sync config, it is changed there.
 func TestAdminReload(t *testing.T) {
-	dsn, conn := database(t, shared.Cluster(t),
+	in, conn, c := serving(t,
 		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)", "CREATE TABLE tags (id text PRIMARY KEY, name text)",
 		"INSERT INTO notes VALUES ('a', 'u', 'one')", "INSERT INTO tags VALUES ('t', 'tag')")
-	in := newInstance(t, dsn)
-	in.start(ownNotes)
-	c := in.connect("u")
-	c.untilEqual("first sync", conn, notesOf("u"))
 	if e := in.admin("POST", "/api/sync-rules/v1/deploy", "application/yaml", addedTags, nil); e == nil || e.Code != protocol.DeployDisabled {
 		t.Errorf("deployed beside the configuration: %v", e)
 	}
@@ -172,8 +163,7 @@ func TestAdminReload(t *testing.T) {
 		t.Errorf("dry run: %+v", dry)
 	}
 	in.mustAdmin("POST", "/api/millrace/v1/reload", "", "", nil)
-	both := notesOf("u")
-	both["tags"] = "SELECT * FROM tags"
+	both := notesAndTagsOf("u")
 	c.untilEqual("after a reload", conn, both)
 	in.mustAdmin("POST", "/api/millrace/v1/reload", "", "", nil) // nothing has changed
 }

@@ -535,6 +535,18 @@ func database(t *testing.T, c *pgtest.Cluster, sql ...string) (string, *pgx.Conn
 	return withPassword(dsn), conn
 }
 
+// serving returns a service of ownNotes on a database, and a client of user u that has
+// synced.
+func serving(t *testing.T, sql ...string) (*instance, *pgx.Conn, *client) {
+	t.Helper()
+	dsn, conn := database(t, shared.Cluster(t), sql...)
+	in := newInstance(t, dsn)
+	in.start(ownNotes)
+	c := in.connect("u")
+	c.untilEqual("first sync", conn, notesOf("u"))
+	return in, conn, c
+}
+
 // withPassword adds the password that the configuration demands; the test server
 // asks for none.
 func withPassword(dsn string) string { return strings.Replace(dsn, "@", ":none@", 1) }

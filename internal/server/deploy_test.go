@@ -18,12 +18,6 @@ import (
 	"github.com/millrace-sync/millrace/internal/streams"
 )
 
-const addedTags = ownNotes + `
-  tags:
-    auto_subscribe: true
-    query: SELECT * FROM tags
-`
-
 // untilCurrent waits until a client is served by the deploy whose stream it lists.
 func (c *client) untilListed(stream string, listed bool) {
 	c.t.Helper()
@@ -40,20 +34,15 @@ func (c *client) untilListed(stream string, listed bool) {
 // A running service takes another sync config: what stands is not sent again, no
 // stream is ended, what is new comes, what is gone goes.
 func TestLiveDeploy(t *testing.T) {
-	dsn, conn := database(t, shared.Cluster(t),
+	in, conn, c := serving(t,
 		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)",
 		"CREATE TABLE tags (id text PRIMARY KEY, name text)",
 		"INSERT INTO notes SELECT 'n'||i, 'u', 'body '||i FROM generate_series(1, 1000) i",
 		"INSERT INTO tags SELECT 't'||i, 'tag '||i FROM generate_series(1, 25000) i")
-	in := newInstance(t, dsn)
-	in.start(ownNotes)
-	c := in.connect("u")
-	c.untilEqual("first sync", conn, notesOf("u"))
 	before := c.received()
 
 	in.rewrite(addedTags)
-	both := notesOf("u")
-	both["tags"] = "SELECT * FROM tags"
+	both := notesAndTagsOf("u")
 	c.untilEqual("added stream", conn, both)
 	exec(t, conn, "UPDATE notes SET body = 'changed' WHERE id = 'n1'", "UPDATE tags SET name = 'changed' WHERE id = 't1'")
 	c.untilEqual("changes after the deploy", conn, both)
@@ -80,12 +69,8 @@ func TestLiveDeploy(t *testing.T) {
 // A sync config that does not compile, or that names a table that is not there,
 // leaves the one before serving; once the table is there the deploy goes on.
 func TestBadDeploys(t *testing.T) {
-	dsn, conn := database(t, shared.Cluster(t),
+	in, conn, c := serving(t,
 		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)", "INSERT INTO notes VALUES ('a', 'u', 'one')")
-	in := newInstance(t, dsn)
-	in.start(ownNotes)
-	c := in.connect("u")
-	c.untilEqual("first sync", conn, notesOf("u"))
 
 	in.rewrite(strings.Replace(ownNotes, "SELECT *", "SELEC *", 1))
 	in.untilLogged("a sync config is refused")
@@ -98,8 +83,7 @@ func TestBadDeploys(t *testing.T) {
 	c.untilEqual("changes after one that waits", conn, notesOf("u"))
 	c.untilListed("tags", false)
 	exec(t, conn, "CREATE TABLE tags (id text PRIMARY KEY, name text)", "INSERT INTO tags VALUES ('t', 'tag')")
-	both := notesOf("u")
-	both["tags"] = "SELECT * FROM tags"
+	both := notesAndTagsOf("u")
 	c.untilEqual("the table has come", conn, both)
 }
 
@@ -181,8 +165,7 @@ func TestDeployThatFails(t *testing.T) {
 	// Deployed once more, it is tried once more.
 	broken.Store(false)
 	deploy(addedTags)
-	both := notesOf("u")
-	both["tags"] = "SELECT * FROM tags"
+	both := notesAndTagsOf("u")
 	c.untilEqual("when it is mended", conn, both)
 	in.untilStatus("no reason any more", func(s *admin.Status) bool { return !s.Deploying && s.Failed == "" })
 }
@@ -314,15 +297,11 @@ func TestRedeployReachesNobodyElse(t *testing.T) {
 // A deploy that is interrupted again and again goes on when the service starts again, and
 // what was served before stays as it is.
 func TestInterruptedDeploys(t *testing.T) {
-	dsn, conn := database(t, shared.Cluster(t),
+	in, conn, c := serving(t,
 		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)",
 		"CREATE TABLE tags (id text PRIMARY KEY, name text)",
 		"INSERT INTO notes SELECT 'n'||i, 'u', 'body '||i FROM generate_series(1, 200) i",
 		"INSERT INTO tags SELECT 't'||i, 'tag '||i FROM generate_series(1, 40000) i")
-	in := newInstance(t, dsn)
-	in.start(ownNotes)
-	c := in.connect("u")
-	c.untilEqual("first sync", conn, notesOf("u"))
 	before := c.received()
 	in.rewrite(addedTags)
 	in.untilLogged("a sync config is to be deployed")
@@ -334,12 +313,7 @@ func TestInterruptedDeploys(t *testing.T) {
 	}
 	in.stop()
 	in.start(addedTags)
-	both := notesOf("u")
-	both["tags"] = "SELECT * FROM tags"
+	both := notesAndTagsOf("u")
 	c.untilEqual("the deploy in the end", conn, both)
-	for name, n := range before {
-		if again := c.received()[name]; again != n {
-			t.Errorf("bucket %s was sent again: %d operations, then %d", name, n, again)
-		}
-	}
+	c.notSentAgain(before)
 }

@@ -28,17 +28,13 @@ import (
 // A backup that is taken while everything goes on is a storage to start from. What
 // happened since comes from the source.
 func TestBackupWhileServing(t *testing.T) {
-	dsn, conn := database(t, shared.Cluster(t),
+	in, conn, c := serving(t,
 		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)",
 		"INSERT INTO notes SELECT 'n'||i, 'u', 'body '||i FROM generate_series(1, 20000) i")
-	in := newInstance(t, dsn)
-	in.start(ownNotes)
-	c := in.connect("u")
-	c.untilEqual("first sync", conn, notesOf("u"))
 
 	stop := make(chan struct{})
 	var writer sync.WaitGroup
-	other := shared.Cluster(t).Conn(t, strings.Replace(dsn, ":none@", "@", 1))
+	other := shared.Cluster(t).Conn(t, strings.Replace(in.dsn, ":none@", "@", 1))
 	writer.Go(func() {
 		for i := 0; ; i++ {
 			select {

@@ -39,15 +39,9 @@ var fill = []string{
 	"INSERT INTO tags SELECT i, i / 2.0, 't'||i FROM generate_series(1, 500) i",
 }
 
-const notesAndTags = ownNotes + `
-  tags:
-    auto_subscribe: true
-    query: SELECT * FROM tags
-`
-
 func (o *outage) equal(what string) {
 	o.t.Helper()
-	o.client.untilEqual(what, o.conn, map[string]string{"notes": notesOf("u")["notes"], "tags": "SELECT * FROM tags"})
+	o.client.untilEqual(what, o.conn, notesAndTagsOf("u"))
 }
 
 // missed is what happens while nobody listens, and how many operations it takes to
@@ -70,7 +64,7 @@ func newOutage(t *testing.T, c *pgtest.Cluster) *outage {
 }
 
 func beginOutage(o *outage) *outage {
-	o.start(notesAndTags)
+	o.start(addedTags)
 	o.client = o.connect("u")
 	o.equal("first sync")
 	return o
@@ -81,7 +75,7 @@ func beginOutage(o *outage) *outage {
 func (o *outage) reconcile(before map[string]int, changes int) {
 	o.t.Helper()
 	if o.stop == nil {
-		o.start(notesAndTags)
+		o.start(addedTags)
 	}
 	o.equal("after the outage")
 	after := o.client.received()
@@ -157,7 +151,7 @@ func TestInterruptedReconciliation(t *testing.T) {
 	for range 2 {
 		const read = `msg="table read" table=public.notes`
 		n := o.logged(read)
-		o.start(notesAndTags)
+		o.start(addedTags)
 		for deadline := time.Now().Add(patience); o.logged(read) == n && time.Now().Before(deadline); <-time.After(10 * time.Millisecond) {
 		}
 		late := o.connect("late")
@@ -203,7 +197,7 @@ func TestRestoredStorage(t *testing.T) {
 	if err := os.CopyFS(older, os.DirFS(o.storage["path"].(string))); err != nil {
 		t.Fatal(err)
 	}
-	o.start(notesAndTags)
+	o.start(addedTags)
 	exec(t, o.conn, missed...)
 	o.untilConfirmed()
 	o.stop()
@@ -284,7 +278,7 @@ func TestSourceWithAnotherPast(t *testing.T) {
 			must(command("cp", "-a", data, data+".copy"))
 			must(c.Start(t.Context()))
 			o.conn = c.Conn(t, strings.Replace(o.dsn, ":none@", "@", 1))
-			o.start(notesAndTags)
+			o.start(addedTags)
 			exec(t, o.conn, missed...)
 			o.equal("what is to be lost")
 			before := o.client.received()

@@ -31,6 +31,19 @@ func notesOf(user string) map[string]string {
 	return map[string]string{"notes": fmt.Sprintf("SELECT * FROM notes WHERE owner = '%s'", user)}
 }
 
+// addedTags is ownNotes and a stream of tags for everybody, notesAndTagsOf what it gives.
+const addedTags = ownNotes + `
+  tags:
+    auto_subscribe: true
+    query: SELECT * FROM tags
+`
+
+func notesAndTagsOf(user string) map[string]string {
+	both := notesOf(user)
+	both["tags"] = "SELECT * FROM tags"
+	return both
+}
+
 func TestChangesReachTheirOwners(t *testing.T) {
 	dsn, conn := database(t, shared.Cluster(t),
 		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text, n integer)",
@@ -130,37 +143,35 @@ streams:
 // A changed sync config backfills what is new while the old one serves, and only
 // what changed is sent again.
 func TestDeployKeepsWhatStands(t *testing.T) {
-	dsn, conn := database(t, shared.Cluster(t),
+	in, conn, c := serving(t,
 		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)",
 		"CREATE TABLE tags (id text PRIMARY KEY, name text)",
 		"INSERT INTO notes SELECT 'n'||i, 'u', 'body '||i FROM generate_series(1, 1000) i",
 		"INSERT INTO tags SELECT 't'||i, 'tag '||i FROM generate_series(1, 1000) i")
-	in := newInstance(t, dsn)
-	in.start(ownNotes)
-	c := in.connect("u")
-	c.untilEqual("first sync", conn, notesOf("u"))
 	before := c.received()
 
 	in.stop()
-	in.start(ownNotes + `
-  tags:
-    auto_subscribe: true
-    query: SELECT * FROM tags
-`)
-	both := notesOf("u")
-	both["tags"] = "SELECT * FROM tags"
+	in.start(addedTags)
+	both := notesAndTagsOf("u")
 	c.untilEqual("added stream", conn, both)
-	for name, n := range before {
-		if again := c.received()[name]; again != n {
-			t.Errorf("bucket %s was sent again: %d operations, then %d", name, n, again)
-		}
-	}
+	c.notSentAgain(before)
 
 	in.stop()
 	in.start(strings.Replace(ownNotes, "SELECT *", "SELECT id, owner, upper(body) AS body", 1))
 	c.untilEqual("changed stream", conn, map[string]string{"notes": "SELECT id, owner, upper(body) AS body FROM notes WHERE owner = 'u'"})
 	exec(t, conn, "DELETE FROM notes WHERE id <> 'n1'")
 	c.untilEqual("after the change", conn, map[string]string{"notes": "SELECT id, owner, upper(body) AS body FROM notes WHERE owner = 'u'"})
+}
+
+// notSentAgain expects that nothing came in buckets since before, which received gave.
+func (c *client) notSentAgain(before map[string]int) {
+	c.t.Helper()
+	after := c.received()
+	for name, n := range before {
+		if after[name] != n {
+			c.t.Errorf("bucket %s was sent again: %d operations, then %d", name, n, after[name])
+		}
+	}
 }
 
 // received returns the number of operations received, by bucket.
@@ -171,13 +182,9 @@ func (c *client) received() map[string]int {
 }
 
 func TestLostConnectionAndSlot(t *testing.T) {
-	dsn, conn := database(t, shared.Cluster(t),
+	in, conn, c := serving(t,
 		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)",
 		"INSERT INTO notes SELECT 'n'||i, 'u', 'body '||i FROM generate_series(1, 2000) i")
-	in := newInstance(t, dsn)
-	in.start(ownNotes)
-	c := in.connect("u")
-	c.untilEqual("first sync", conn, notesOf("u"))
 
 	for range 3 {
 		exec(t, conn, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active_pid IS NOT NULL AND database = current_database()",
@@ -198,11 +205,7 @@ func TestLostConnectionAndSlot(t *testing.T) {
 // A client's write checkpoint is announced once its write is in view, also when
 // nothing else happens on the source.
 func TestWriteCheckpoint(t *testing.T) {
-	dsn, conn := database(t, shared.Cluster(t), "CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)")
-	in := newInstance(t, dsn)
-	in.start(ownNotes)
-	c := in.connect("u")
-	c.untilEqual("first sync", conn, notesOf("u"))
+	in, conn, c := serving(t, "CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)")
 	for i := range uint64(5) {
 		if i%2 == 0 {
 			exec(t, conn, fmt.Sprintf("INSERT INTO notes VALUES ('n%d', 'u', 'x')", i))

@@ -69,19 +69,13 @@ func TestSeveralProcesses(t *testing.T) {
 	same("a change after the first has stopped")
 
 	before := clients[0].received()
-	first.start(ownNotes + "  tags: {auto_subscribe: true, query: SELECT * FROM tags}\n")
+	first.start(addedTags)
 	first.untilProbe("readiness", 200, "another process replicates")
 	second.stop()
 	for _, c := range clients {
-		both := notesOf(c.user)
-		both["tags"] = "SELECT * FROM tags"
-		c.untilEqual("another deploy", conn, both)
+		c.untilEqual("another deploy", conn, notesAndTagsOf(c.user))
 	}
-	for name, n := range before {
-		if again := clients[0].received()[name]; again != n {
-			t.Errorf("bucket %s was sent again: %d operations, then %d", name, n, again)
-		}
-	}
+	clients[0].notSentAgain(before)
 	first.stop()
 	front.untilProbe("readiness", 200, "no process replicates")
 }

@@ -64,11 +64,7 @@ func (c *client) untilConfirmed(id uint64, row string) {
 // arrival delay the confirmation and do not lose it, though nothing else happens on
 // the source afterwards.
 func TestWriteCheckpointsOutliveLostConnections(t *testing.T) {
-	dsn, conn := database(t, shared.Cluster(t), "CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)")
-	in := newInstance(t, dsn)
-	in.start(ownNotes)
-	c := in.connect("u")
-	c.untilEqual("first sync", conn, notesOf("u"))
+	in, conn, c := serving(t, "CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)")
 	const (
 		replication = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active_pid IS NOT NULL AND database = current_database()"
 		everything  = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
