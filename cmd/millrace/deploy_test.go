@@ -21,6 +21,7 @@ type scripted struct {
 	mu     sync.Mutex
 	asked  []string
 	status []admin.Status // the last one stays
+	away   int            // so many times nobody knows the status
 	refuse *protocol.Error
 	dry    admin.DryRun
 }
@@ -36,6 +37,13 @@ func (s *scripted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var data any
 	switch r.URL.Path {
 	case "/api/millrace/v1/status":
+		if s.away > 0 {
+			s.away--
+			e := protocol.Errorf(protocol.ShuttingDown, "No process replicates at the moment")
+			w.WriteHeader(e.Status)
+			_, _ = w.Write(e.AppendJSON(nil))
+			return
+		}
 		data = s.status[0]
 		if len(s.status) > 1 {
 			s.status = s.status[1:]
@@ -75,6 +83,8 @@ func TestDeployCommand(t *testing.T) {
 		{"a file", []string{file}, &scripted{status: []admin.Status{
 			{Deploying: true, Backfill: []admin.TableProgress{{Table: "public.tags", Rows: 1}}}, current,
 		}}, 0, "/api/sync-rules/v1/deploy " + text, []string{"reading: public.tags (1 row)\n", "current, at"}},
+		{"while another process takes over", []string{file}, &scripted{away: 1, status: []admin.Status{current}}, 0,
+			"/api/sync-rules/v1/deploy " + text, []string{"waiting: No process replicates at the moment\n", "current, at"}},
 		{"not waited for", []string{file, "--no-wait"}, &scripted{}, 0, "/api/sync-rules/v1/deploy " + text, []string{"is taken"}},
 		{"given up", []string{file}, &scripted{status: []admin.Status{{Failed: "because"}}}, 1, "/api/sync-rules/v1/deploy " + text, []string{"given up", "because"}},
 		{"mistakes", []string{file}, &scripted{refuse: details}, 1, "/api/sync-rules/v1/deploy " + text, []string{"The sync config has mistakes\nsync config:1:1: here"}},

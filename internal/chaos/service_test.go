@@ -322,34 +322,9 @@ func (r *round) configure() {
 	}
 }
 
-// start starts the service. It is not waited for, unless it stores in Postgres: then it
-// may end at once, if that cannot be reached, and is started again as by a supervisor.
+// start starts the service. It is not waited for.
 func (r *round) start() {
 	r.configure()
-	r.launch()
-	for *storage == "postgresql" && !r.serves() {
-		r.launch()
-	}
-}
-
-// serves waits until the service answers; false if it has ended.
-func (r *round) serves() bool {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if resp, err := http.Get("http://" + r.addr + "/probes/liveness"); err == nil {
-			resp.Body.Close()
-			return true
-		}
-		select {
-		case <-r.service.Done():
-			return false
-		case <-tick.C:
-		}
-	}
-}
-
-func (r *round) launch() {
 	p, err := demo.Start(demo.Program{
 		Name: "service", Path: r.binary, Log: r.log(), Env: r.env,
 		Args: []string{"start", "-c", filepath.Join(r.dir, "powersync.yaml"), "-r", "unified"},

@@ -114,6 +114,10 @@ func (l *leader) lead(ctx context.Context) error {
 	health, current := newHealth(time.Now(), newBackfills(l.log)), newDeploys()
 	r := l.service.replicator(writing{store, health.touch}, nil, l.deployer, current, health, l.activity)
 	office := l.service.operator(l.deployer, current, health, l.activity)
+	select {
+	case <-l.service.reload.Signals: // it was for who replicated then
+	default:
+	}
 	l.begin(health, office)
 	g.Go(func() error { return r.Run(gctx) })
 	g.Go(func() error { return l.service.reloader(l.deployer).Run(gctx) })
