@@ -378,23 +378,38 @@ type reader struct {
 
 // divide divides a table into parts.
 func (r *reader) divide(ctx context.Context, t *tableRead) error {
-	bound := r.bind(t.table)
-	if bound == nil {
-		r.giveUp(t) // a deploy has made an end of it
+	for {
+		bound := r.bind(t.table)
+		if bound == nil {
+			r.giveUp(t) // a deploy has made an end of it
+			return nil
+		}
+		split, err := postgres.SplitTable(ctx, r.conn, r.conns.registry, postgres.SplitRequest{
+			Table: t.table, After: t.from.After, Rows: chunkRows, Within: r.conns.config.Patience * 2 / 3,
+		})
+		if r.locked(t, err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		r.shown.begin(t.table, t.from.Rows, split.Rows)
+		if bound.WholeRow() {
+			split.Bounds = nil
+		}
+		r.begin(t, split.Bounds)
 		return nil
 	}
-	split, err := postgres.SplitTable(ctx, r.conn, r.conns.registry, postgres.SplitRequest{
-		Table: t.table, After: t.from.After, Rows: chunkRows, Within: r.conns.config.Patience * 2 / 3,
-	})
-	if err != nil {
-		return err
+}
+
+// locked reports whether an error is that somebody holds a lock on the table for long,
+// as those who alter it do. That concerns nobody but its reader, who tries again.
+func (r *reader) locked(t *tableRead, err error) bool {
+	if !postgres.Locked(err) {
+		return false
 	}
-	r.shown.begin(t.table, t.from.Rows, split.Rows)
-	if bound.WholeRow() {
-		split.Bounds = nil
-	}
-	r.begin(t, split.Bounds)
-	return nil
+	r.log.Warn("a table is locked, and read when it no longer is", "table", t.table.QualifiedName(), "reason", err)
+	return true
 }
 
 // part reads a part of a table, chunk by chunk.
@@ -407,6 +422,9 @@ func (r *reader) part(ctx context.Context, t *tableRead, p *part) error {
 			return nil
 		}
 		c, err := r.chunk(ctx, t, bound, from, p.until)
+		if r.locked(t, err) {
+			continue
+		}
 		if err != nil {
 			return err
 		}

@@ -106,3 +106,21 @@ func TestHalfOpenSource(t *testing.T) {
 	c.untilEqual("after the second", conn, notesOf("u"))
 	in.ready()
 }
+
+// A table that somebody keeps locked is read when it no longer is. Nobody else has to
+// wait for that.
+func TestLockedTable(t *testing.T) {
+	in, conn, c := serving(t, "CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)", "INSERT INTO notes VALUES ('a', 'u', 'one')",
+		"CREATE TABLE tags (id text PRIMARY KEY, name text)", "INSERT INTO tags VALUES ('t', 'tag')")
+	other := shared.Cluster(t).Conn(t, strings.Replace(in.dsn, ":none@", "@", 1))
+	exec(t, other, "BEGIN", "LOCK TABLE tags IN ACCESS EXCLUSIVE MODE")
+	in.rewrite(addedTags)
+	in.awaitLog("a table is locked", 0, patience)
+	exec(t, conn, "INSERT INTO notes VALUES ('b', 'u', 'two')")
+	c.untilEqual("another table meanwhile", conn, notesOf("u"))
+	exec(t, other, "COMMIT")
+	c.untilEqual("the table in the end", conn, notesAndTagsOf("u"))
+	if in.logged("replication stopped") > 0 {
+		t.Error("replication was interrupted")
+	}
+}

@@ -65,6 +65,10 @@ func (r *reader) sweepPart(ctx context.Context, t *tableRead, keys []source.RowK
 			return 0, errSwept // they were counted when they were read
 		}
 		c, err := r.between(ctx, t, func() (*replicate.Chunk, error) { return r.lookUp(ctx, t, bound, keys, done) })
+		if r.locked(t, err) {
+			attempts--
+			continue
+		}
 		if err != nil {
 			return 0, err
 		}
