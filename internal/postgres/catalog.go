@@ -18,7 +18,8 @@ import (
 // The answers are those of now, the message is of the past. They are used only for
 // what a later message would correct: the root of a partition, the primary key of
 // a table with REPLICA IDENTITY FULL, how a type is made up, and which heap the rows
-// are in: rows that are read because it is another one are read later still.
+// are in, and how they are published: rows that are read because either is another are
+// read later still.
 type catalog struct {
 	config   Config
 	registry *pgtypes.Registry
@@ -77,7 +78,7 @@ func (c *catalog) ask(ctx context.Context, rel relation) (t *source.Table, err e
 	t = rel.table(c.registry)
 	var primary []string
 	if len(list) > 0 { // else it was dropped since
-		t.RootSchema, t.RootName, t.Heap = list[0].RootSchema, list[0].RootName, list[0].Heap
+		t.RootSchema, t.RootName, t.Heap, t.Published = list[0].RootSchema, list[0].RootName, list[0].Heap, list[0].PublishedAs
 		primary = rel.covered(list[0].primaryNames())
 	}
 	if t.Identity == source.IdentityFull || t.Identity == source.IdentityNothing {

@@ -135,6 +135,16 @@ func (k *checker) capacity(setting, things string, limit, used int, ours bool) {
 		Hint: "then restart the server; or drop slots that nobody needs any more (SELECT * FROM pg_replication_slots)"})
 }
 
+// CheckPublication verifies that the publication is there and publishes every kind of
+// change, by an error like that of Check.
+func CheckPublication(ctx context.Context, conn *pgconn.PgConn, c Config) error {
+	k := checker{conn: conn, config: &c}
+	if err := k.publication(ctx); err != nil {
+		return err
+	}
+	return errors.Join(k.problems...)
+}
+
 func (k *checker) publication(ctx context.Context) error {
 	name := k.config.Publication
 	rows, err := query(ctx, k.conn, doingCheck,

@@ -48,15 +48,16 @@ type described struct {
 	RootSchema  string   `json:"root_schema"`
 	RootName    string   `json:"root_name"`
 	Columns     []column `json:"columns"`
-	Primary     []int    `json:"primary"`     // attribute numbers in index order
-	Replident   []int    `json:"replident"`   // the same
-	Published   bool     `json:"published"`   // is in the publication
-	Attributes  []string `json:"attributes"`  // published columns; null before Postgres 15
-	Filtered    bool     `json:"filtered"`    // the publication leaves rows out
-	Readable    bool     `json:"readable"`    // the role may SELECT
-	RowSecurity bool     `json:"rowsecurity"` // policies apply to the role
-	Generated   bool     `json:"generated"`   // stored generated columns may be published
-	Patterns    []int    `json:"patterns"`    // positions of the patterns that name it
+	Primary     []int    `json:"primary"`      // attribute numbers in index order
+	Replident   []int    `json:"replident"`    // the same
+	Published   bool     `json:"published"`    // is in the publication
+	PublishedAs string   `json:"published_as"` // changes with the publication's settings, and when the table leaves it and comes back
+	Attributes  []string `json:"attributes"`   // published columns; null before Postgres 15
+	Filtered    bool     `json:"filtered"`     // the publication leaves rows out
+	Readable    bool     `json:"readable"`     // the role may SELECT
+	RowSecurity bool     `json:"rowsecurity"`  // policies apply to the role
+	Generated   bool     `json:"generated"`    // stored generated columns may be published
+	Patterns    []int    `json:"patterns"`     // positions of the patterns that name it
 }
 
 type column struct {
@@ -78,7 +79,11 @@ SELECT pg_catalog.json_build_object(
     WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND i.indimmediate),
   'replident', (SELECT pg_catalog.array_to_json((i.indkey::int2[])[0:i.indnkeyatts-1]) FROM pg_catalog.pg_index i
     WHERE i.indrelid = c.oid AND i.indisreplident AND i.indisvalid AND i.indimmediate),
-  'published', p.oid IS NOT NULL, 'attributes', p.attributes, 'filtered', coalesce(p.filtered, false),
+  'published', p.oid IS NOT NULL, 'published_as', (SELECT pg_catalog.concat_ws(' ', b.oid, b.xmin, (
+      SELECT pg_catalog.string_agg(l.oid || ':' || l.xmin, ' ' ORDER BY l.oid) FROM pg_catalog.pg_publication_rel l
+      WHERE l.prpubid = b.oid AND (l.prrelid = c.oid OR c.relispartition AND l.prrelid IN (SELECT pg_catalog.pg_partition_ancestors(c.oid)))))
+    FROM pg_catalog.pg_publication b WHERE b.pubname = $1),
+  'attributes', p.attributes, 'filtered', coalesce(p.filtered, false),
   'readable', pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND pg_catalog.has_table_privilege(c.oid, 'SELECT'),
   'rowsecurity', pg_catalog.row_security_active(c.oid),
   'generated', pg_catalog.current_setting('server_version_num')::int >= 180000,
@@ -254,7 +259,7 @@ func identityOf(relreplident string) source.Identity {
 }
 
 func (d *described) table(registry *pgtypes.Registry) *source.Table {
-	t := &source.Table{ID: source.TableID(d.OID), Schema: d.Schema, Name: d.Name, RootSchema: d.RootSchema, RootName: d.RootName, Heap: d.Heap}
+	t := &source.Table{ID: source.TableID(d.OID), Schema: d.Schema, Name: d.Name, RootSchema: d.RootSchema, RootName: d.RootName, Heap: d.Heap, Published: d.PublishedAs}
 	var key func(string) bool
 	t.Identity, key = d.identity()
 	for i := range d.Columns {

@@ -186,6 +186,10 @@ func (w *catalogWatch) look(ctx context.Context) error {
 	if err := w.lookAtSlot(ctx); err != nil {
 		return err
 	}
+	// What is not published any more is missed: the tables are read again once it is.
+	if err := postgres.CheckPublication(ctx, w.conns.catalog, w.conns.config); err != nil {
+		return err
+	}
 	w.mu.Lock()
 	all, held := w.all, w.held
 	w.mu.Unlock()

@@ -92,6 +92,9 @@ type Table struct {
 	// Heap tells apart the copies of its rows: after an alteration that wrote them all
 	// anew, perhaps with other values, it is another one. 0 if it is not known.
 	Heap uint32
+	// Published tells apart the settings under which the log tells of its changes: where
+	// they are not as they were, some may have been missed. Empty if that is not known.
+	Published string
 }
 
 // Column is one column of a Table.
@@ -106,12 +109,12 @@ type Column struct {
 func (t *Table) QualifiedName() string { return t.Schema + "." + t.Name }
 
 // Shape returns a digest of what rows of this version of the table mean: its name,
-// its replica identity, its columns with their types and order, and its Heap, as an
+// its replica identity, its columns with their types and order; its Heap, as an
 // alteration that writes all rows anew (a type's length or precision, a type with
-// USING) may say nothing else of what it did.
+// USING) may say nothing else of what it did; and Published.
 func (t *Table) Shape() string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%q %q %q %q %d %d", t.Schema, t.Name, t.RootSchema, t.RootName, t.Identity, t.Heap)
+	fmt.Fprintf(h, "%q %q %q %q %d %d %q", t.Schema, t.Name, t.RootSchema, t.RootName, t.Identity, t.Heap, t.Published)
 	for i := range t.Columns {
 		c := &t.Columns[i]
 		fmt.Fprintf(h, " %q %q %t", c.Name, c.Type.Name(), c.Key)
