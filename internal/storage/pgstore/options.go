@@ -117,15 +117,9 @@ func holder() string {
 	return fmt.Sprintf("%s, process %d", host, os.Getpid())
 }
 
-// reach connects once, as it takes the source's adapter to say why that does not go and
-// what to do.
-func (o *Options) reach(ctx context.Context) error {
-	conn, err := postgres.Connect(ctx, o.Connection)
-	if err != nil {
-		return err
-	}
-	return conn.Close(ctx)
-}
+// reach connects once, to say why that does not go and what to do. It asks for no more
+// than the pools do: a pooler may refuse settings that it does not know.
+func (o *Options) reach(ctx context.Context) error { return postgres.Reach(ctx, o.Connection) }
 
 // pool makes a pool, which connects when it is used.
 func (o *Options) pool(ctx context.Context, size int) (*pgxpool.Pool, error) {

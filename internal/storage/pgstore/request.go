@@ -143,7 +143,7 @@ func (s *Store) answerAll(ctx context.Context, which string, answer func(context
 func (s *Store) answerOne(ctx context.Context, which string, answer func(context.Context, string, []byte) ([]byte, error)) (bool, error) {
 	var id, kind string
 	var body []byte
-	err := s.writes.QueryRow(ctx, s.text.in(`SELECT id, kind, body FROM millrace.request
+	err := s.reads.QueryRow(ctx, s.text.in(`SELECT id, kind, body FROM millrace.request
 		WHERE NOT done AND expires > clock_timestamp() AND `+which+` ORDER BY at LIMIT 1`), compactKind).Scan(&id, &kind, &body)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, nil
@@ -160,7 +160,7 @@ func (s *Store) answerOne(ctx context.Context, which string, answer func(context
 		text := err.Error()
 		failure = &text
 	}
-	_, err = s.writes.Exec(ctx, s.text.in("UPDATE millrace.request SET done = true, answer = $2, failure = $3 WHERE id = $1"), id, value, failure)
+	_, err = s.reads.Exec(ctx, s.text.in("UPDATE millrace.request SET done = true, answer = $2, failure = $3 WHERE id = $1"), id, value, failure)
 	return err == nil, err
 }
 
