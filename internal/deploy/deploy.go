@@ -36,18 +36,30 @@ type Diff struct {
 	// New holds the positions in Definitions that the store lacks or has not
 	// completed. A stale definition is complete: it is served while it is compared.
 	New []int
-	// Drop holds the stored definitions that the plan does not have, or has a newer one of.
+	// Drop holds the definitions that are served and that the plan does not have, or has a
+	// newer one of.
 	Drop []storage.DefinitionID
+	// Abandoned holds those that are neither served nor in the plan: of a deploy that was
+	// on its way. From now on changes leave them out, so they must go at once, or a later
+	// plan would go on with them.
+	Abandoned []storage.DefinitionID
 }
 
-// Compare matches a plan's definitions with the stored ones by hash. nextID is the
-// first id never given out.
-func Compare(stored []storage.Definition, plan *streams.Plan, nextID storage.DefinitionID) Diff {
+// Compare matches a plan's definitions with the stored ones by hash. served are those of
+// the current deploy. nextID is the first id never given out.
+func Compare(stored []storage.Definition, served []storage.DefinitionID, plan *streams.Plan, nextID storage.DefinitionID) Diff {
 	byHash := make(map[string]storage.Definition, len(stored))
 	var diff Diff
+	leave := func(d storage.Definition) {
+		if slices.Contains(served, d.ID) {
+			diff.Drop = append(diff.Drop, d.ID)
+		} else {
+			diff.Abandoned = append(diff.Abandoned, d.ID)
+		}
+	}
 	for _, d := range stored {
 		if older, ok := byHash[d.Hash]; ok {
-			diff.Drop = append(diff.Drop, older.ID) // the newer one is to replace it
+			leave(older) // the newer one is to replace it
 		}
 		byHash[d.Hash] = d
 	}
@@ -64,9 +76,10 @@ func Compare(stored []storage.Definition, plan *streams.Plan, nextID storage.Def
 		diff.Definitions = append(diff.Definitions, def)
 	}
 	for _, d := range byHash {
-		diff.Drop = append(diff.Drop, d.ID)
+		leave(d)
 	}
 	slices.Sort(diff.Drop)
+	slices.Sort(diff.Abandoned)
 	return diff
 }
 

@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/millrace-sync/millrace/internal/storage"
@@ -24,7 +25,7 @@ const (
 
 // serving returns a plan's definitions as a store holds them after their backfill.
 func serving(t *testing.T, config string) []storage.Definition {
-	defs := Compare(nil, compile(t, config), 1).Definitions
+	defs := Compare(nil, nil, compile(t, config), 1).Definitions
 	for i := range defs {
 		defs[i].State = storage.Serving
 	}
@@ -43,7 +44,7 @@ func TestCompareKeepsWhatStands(t *testing.T) {
 		"query changed":  {"  notes: {query: SELECT id FROM notes WHERE owner = auth.user_id()}\n", 1, 1},
 		"replaced":       {tags, 1, 1},
 	} {
-		diff := Compare(stored, compile(t, c.config), 2)
+		diff := Compare(stored, []storage.DefinitionID{1}, compile(t, c.config), 2)
 		if len(diff.New) != c.new || len(diff.Drop) != c.drop {
 			t.Errorf("%s: %d new, %d to drop; want %d and %d", name, len(diff.New), len(diff.Drop), c.new, c.drop)
 		}
@@ -58,7 +59,7 @@ func TestCompareKeepsWhatStands(t *testing.T) {
 func TestStaleDefinitionsStand(t *testing.T) {
 	stored := serving(t, notes)
 	stored[0].State = storage.Stale
-	diff := Compare(stored, compile(t, notes), 2)
+	diff := Compare(stored, []storage.DefinitionID{1}, compile(t, notes), 2)
 	if len(diff.New) != 0 || len(diff.Drop) != 0 || diff.Definitions[0].ID != 1 {
 		t.Errorf("new %v, drop %v, definitions %+v; want the stale one as it is", diff.New, diff.Drop, diff.Definitions)
 	}
@@ -67,7 +68,7 @@ func TestStaleDefinitionsStand(t *testing.T) {
 func TestTheNewerDefinitionReplacesTheOlder(t *testing.T) {
 	stored := append(serving(t, notes), serving(t, notes)...)
 	stored[1].ID, stored[1].State = 2, storage.Backfilling
-	diff := Compare(stored, compile(t, notes), 3)
+	diff := Compare(stored, []storage.DefinitionID{1}, compile(t, notes), 3)
 	if len(diff.New) != 1 || diff.Definitions[0].ID != 2 || len(diff.Drop) != 1 || diff.Drop[0] != 1 {
 		t.Errorf("new %v, drop %v, definitions %+v; want 1 replaced by 2, which goes on", diff.New, diff.Drop, diff.Definitions)
 	}
@@ -77,7 +78,7 @@ func TestInterruptedBackfillGoesOn(t *testing.T) {
 	stored := serving(t, notes)
 	stored[0].State = storage.Backfilling
 	stored[0].Tables = []storage.TableProgress{{Table: 5, After: []string{"k"}, Rows: 7}}
-	diff := Compare(stored, compile(t, notes), 2)
+	diff := Compare(stored, []storage.DefinitionID{1}, compile(t, notes), 2)
 	if len(diff.New) != 1 || diff.Definitions[0].ID != 1 || diff.Definitions[0].Tables[0].Rows != 7 {
 		t.Errorf("new %v, definitions %+v; want the stored one with its progress", diff.New, diff.Definitions)
 	}
@@ -90,7 +91,7 @@ func TestBucketNamesAreStable(t *testing.T) {
 		t.Errorf("bucket name %s", before)
 	}
 	renamed := compile(t, "  other: {query: SELECT * FROM notes WHERE owner = auth.user_id()}\n")
-	diff := Compare(serving(t, notes), renamed, 2)
+	diff := Compare(serving(t, notes), []storage.DefinitionID{1}, renamed, 2)
 	if after := New(renamed, diff.Definitions, "k3fq").BucketName(0, `["ann"]`); after != before {
 		t.Errorf("renaming the stream renamed its bucket from %s to %s", before, after)
 	}
@@ -125,6 +126,18 @@ func TestCompared(t *testing.T) {
 		got := Compared(c.current, c.next)
 		if text := fmt.Sprintf("keep %d new %d drop %d reads %v %v", got.Keep, len(got.New), len(got.Drop), got.Reads, got.Streams); text != c.want {
 			t.Errorf("%s: got  %s\nwant %s", c.name, text, c.want)
+		}
+	}
+}
+
+// What a deploy that is not wanted any more has begun must not be gone on with later:
+// changes have left it out.
+func TestIncompleteDefinitionsAreAbandoned(t *testing.T) {
+	stored := append(serving(t, notes), serving(t, tags)...)
+	stored[1].ID, stored[1].State = 2, storage.Backfilling
+	for config, want := range map[string]int{notes: 1, notes + tags: 0, tags: 0} {
+		if diff := Compare(stored, []storage.DefinitionID{1}, compile(t, config), 3); len(diff.Abandoned) != want || slices.Contains(diff.Drop, 2) {
+			t.Errorf("%q: abandoned %v, drop %v; want %d abandoned", config, diff.Abandoned, diff.Drop, want)
 		}
 	}
 }

@@ -179,7 +179,7 @@ func (s *service) compile(text string) *deploy.Deploy {
 	if plan == nil {
 		s.t.Fatal(streams.Format(diagnostics))
 	}
-	diff := deploy.Compare(s.known, plan, storage.DefinitionID(len(s.known)+1))
+	diff := deploy.Compare(s.known, nil, plan, storage.DefinitionID(len(s.known)+1))
 	for _, i := range diff.New {
 		if d := diff.Definitions[i]; int(d.ID) > len(s.known) {
 			s.known = append(s.known, d)

@@ -44,7 +44,7 @@ streams:
 		rows[i] = row(fmt.Sprintf("%08x-9b1d-4a57-8c35-0de0a1b2c3d4", i), fmt.Sprint("user", i%100),
 			fmt.Sprintf("hello %d f899139df5e1059396431415e770c6dd", i), "bench", "2026-11-29 09:30:00.123456Z")
 	}
-	diff := deploy.Compare(nil, plan, 1)
+	diff := deploy.Compare(nil, nil, plan, 1)
 	eval := NewEvaluator([32]byte{1}, nil, deploy.New(plan, diff.Definitions, "bench"))
 	a := NewApplier(nothing{}, nil, eval, 1, DefaultLimits)
 	a.Backfill(diff.Definitions, []*source.Table{table}, func(storage.DefinitionID, *source.Table) bool { return true })

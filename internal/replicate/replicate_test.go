@@ -81,7 +81,7 @@ func newBench(t *testing.T, table *source.Table) *bench {
 		t.Fatal(streams.Format(diagnostics))
 	}
 	b := &bench{t: t, rows: map[storage.RowRef]*storage.RowRecord{}, table: table}
-	diff := deploy.Compare(nil, plan, 1)
+	diff := deploy.Compare(nil, nil, plan, 1)
 	b.defs = diff.Definitions
 	b.eval = NewEvaluator([32]byte{1}, nil, deploy.New(plan, diff.Definitions, "test"))
 	b.Applier = NewApplier(b, b.refetch, b.eval, 1, DefaultLimits)

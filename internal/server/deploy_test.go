@@ -87,6 +87,27 @@ func TestBadDeploys(t *testing.T) {
 	c.untilEqual("the table has come", conn, both)
 }
 
+// A deploy that waits, is replaced by another that waits, and is wanted again, holds what
+// has changed in between.
+func TestDeployWantedAgain(t *testing.T) {
+	in, conn, c := serving(t,
+		"CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)", "INSERT INTO notes VALUES ('a', 'u', 'one'), ('b', 'u', 'two')")
+	upper := strings.Replace(addedTags, "SELECT *", "SELECT id, owner, upper(body) AS body", 1)
+	in.log.clear()
+	in.rewrite(upper)
+	in.untilLogged("public.tags")
+	in.untilLogged("table read")
+	in.rewrite(ownNotes + "  others: {auto_subscribe: true, query: SELECT * FROM others}\n")
+	in.untilLogged("public.others")
+	exec(t, conn, "INSERT INTO notes VALUES ('c', 'u', 'three')", "UPDATE notes SET body = 'changed' WHERE id = 'a'", "DELETE FROM notes WHERE id = 'b'")
+	c.untilEqual("changes while it is not wanted", conn, notesOf("u"))
+	in.log.clear()
+	in.rewrite(upper)
+	in.untilLogged("public.tags")
+	exec(t, conn, "CREATE TABLE tags (id text PRIMARY KEY, name text)")
+	c.untilEqual("it is current", conn, map[string]string{"notes": "SELECT id, owner, upper(body) AS body FROM notes WHERE owner = 'u'", "tags": "SELECT * FROM tags"})
+}
+
 // refusing is a store that fails to take what is of one type of object.
 type refusing struct {
 	store
@@ -221,7 +242,7 @@ func TestPrepareGoesOn(t *testing.T) {
 	}
 	// Another one takes its place: what it had begun goes.
 	back := prepare(rec, first, ownNotes)
-	if back.current == nil || len(back.new) != 0 || len(back.drop) != 1 || back.drop[0] != s.new[0].ID {
+	if back.current == nil || back.next == nil || len(back.new) != 0 || len(back.drop) != 0 || !slices.Equal(back.abandoned, []storage.DefinitionID{s.new[0].ID}) {
 		t.Errorf("gone back: %+v", back)
 	}
 	if got := storedTarget(rec, false); got == nil || got.source.Text != addedTags {

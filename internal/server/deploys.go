@@ -54,17 +54,19 @@ func (d *deploys) set(next *deploy.Deploy, text string) {
 // state is what a replicator works towards: the stored definitions, the deploy
 // that is served, and the one that is to be.
 type state struct {
-	epoch    string
-	nextID   storage.DefinitionID
-	stored   []storage.Definition // as committed
-	nextSeq  uint64
-	current  *deploy.Deploy
-	text     string // current's sync config
-	next     *deploy.Deploy
-	record   storage.Deploy // of next
-	new      []storage.Definition
-	drop     []storage.DefinitionID
-	switched bool // the switch to next is still to be committed
+	epoch   string
+	nextID  storage.DefinitionID
+	stored  []storage.Definition // as committed
+	nextSeq uint64
+	current *deploy.Deploy
+	text    string // current's sync config
+	next    *deploy.Deploy
+	record  storage.Deploy // of next
+	new     []storage.Definition
+	drop    []storage.DefinitionID
+	// abandoned are of a deploy that was on its way and is not wanted any more.
+	abandoned []storage.DefinitionID
+	switched  bool // the switch to next is still to be committed
 }
 
 // prepare compares what the store holds with the plan to be deployed.
@@ -80,9 +82,14 @@ func prepare(rec storage.Recovered, plan *streams.Plan, text string) *state {
 			serving = &rec.Deploys[i]
 		}
 	}
-	diff := deploy.Compare(rec.Definitions, plan, rec.NextDefinition)
+	var served []storage.DefinitionID
+	if serving != nil {
+		served = serving.Definitions
+	}
+	diff := deploy.Compare(rec.Definitions, served, plan, rec.NextDefinition)
 	next := deploy.New(plan, diff.Definitions, rec.Epoch)
-	if serving != nil && len(diff.New) == 0 && len(diff.Drop) == 0 {
+	s.abandoned = diff.Abandoned
+	if serving != nil && len(diff.New) == 0 && len(diff.Drop) == 0 && len(diff.Abandoned) == 0 {
 		s.current, s.text = next, text
 		if serving.SyncConfig == text {
 			return s
@@ -222,10 +229,12 @@ func restore(rec storage.Recovered, serving *storage.Deploy) *deploy.Deploy {
 // that there are go on being served, and kept up to date, until the new ones are
 // complete.
 func (s *state) startOver(plan *streams.Plan, text string) {
-	diff := deploy.Compare(nil, plan, s.nextID)
+	diff := deploy.Compare(nil, nil, plan, s.nextID)
 	s.drop, s.new, s.record.Definitions = nil, diff.Definitions, nil
 	for _, d := range s.stored {
-		s.drop = append(s.drop, d.ID)
+		if !slices.Contains(s.abandoned, d.ID) {
+			s.drop = append(s.drop, d.ID)
+		}
 	}
 	for _, d := range diff.Definitions {
 		s.record.Definitions = append(s.record.Definitions, d.ID)

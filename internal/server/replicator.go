@@ -299,11 +299,17 @@ func (r *replicator) newFollower(ctx context.Context, c *conns, wanted *target, 
 		}
 	}
 	defs := slices.Clone(recovered.Definitions)
-	if s.next != nil {
-		batch := &storage.Batch{Definitions: s.new, Deploy: &s.record, LSN: at, Publish: true}
-		if stale(defs) {
-			batch.LSN = recovered.Checkpoint.LSN // clients are still served what they were
+	lsn := at
+	if stale(defs) {
+		lsn = recovered.Checkpoint.LSN // clients are still served what they were
+	}
+	if len(s.abandoned) > 0 {
+		if err := r.store.Commit(ctx, &storage.Batch{Drop: s.abandoned, LSN: lsn, Publish: true}); err != nil {
+			return nil, fmt.Errorf("drop definitions that are not wanted any more: %w", err)
 		}
+	}
+	if s.next != nil {
+		batch := &storage.Batch{Definitions: s.new, Deploy: &s.record, LSN: lsn, Publish: true}
 		if err := r.store.Commit(ctx, batch); err != nil {
 			return nil, fmt.Errorf("store deploy: %w", err)
 		}

@@ -280,7 +280,7 @@ func (s *scene) configure(config string) {
 	s.check(err)
 	rec := s.store.Recovered()
 	s.hub = checkpoint.NewHub(rec.Checkpoint)
-	diff := deploy.Compare(nil, plan, rec.NextDefinition)
+	diff := deploy.Compare(nil, nil, plan, rec.NextDefinition)
 	for i := range diff.Definitions {
 		diff.Definitions[i].State = storage.Serving
 	}

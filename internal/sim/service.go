@@ -185,12 +185,21 @@ func (s *service) prepare(rec storage.Recovered) error {
 		}
 	}
 	p := &s.plans[s.wanted]
-	diff := deploy.Compare(rec.Definitions, p.compiled, rec.NextDefinition)
+	var served []storage.DefinitionID
+	if serving != nil {
+		served = serving.Definitions
+	}
+	diff := deploy.Compare(rec.Definitions, served, p.compiled, rec.NextDefinition)
 	for i, d := range diff.Definitions {
 		for _, had := range rec.Definitions {
 			if had.Hash == p.compiled.Definitions[i].Hash && had.ID != d.ID {
 				return fmt.Errorf("definition %d became %d: its buckets are renamed", had.ID, d.ID)
 			}
+		}
+	}
+	if len(diff.Abandoned) > 0 {
+		if err := s.store.Commit(context.Background(), &storage.Batch{Drop: diff.Abandoned, LSN: rec.Checkpoint.LSN, Publish: true}); err != nil {
+			return err
 		}
 	}
 	next := deploy.New(p.compiled, diff.Definitions, rec.Epoch)
