@@ -158,6 +158,13 @@ func (in *instance) load() (*config.Config, error) {
 	return in.config, nil
 }
 
+// address is url, for other goroutines than the test's.
+func (in *instance) address() string {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.url
+}
+
 // rewrite writes another sync config and tells the running service.
 func (in *instance) rewrite(syncConfig string) {
 	in.t.Helper()
@@ -173,7 +180,9 @@ func (in *instance) start(syncConfig string) {
 	if err != nil {
 		in.t.Fatal(err)
 	}
+	in.mu.Lock()
 	in.url = "http://" + listener.Addr().String()
+	in.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	log := slog.New(slog.NewTextHandler(in.log, nil))
@@ -283,7 +292,7 @@ func (c *client) stream(ctx context.Context) error {
 	for name, b := range c.buckets {
 		req.Buckets = append(req.Buckets, protocol.BucketPosition{Name: name, After: b.last})
 	}
-	hr, err := http.NewRequestWithContext(ctx, "POST", c.in.url+"/sync/stream", bytes.NewReader(req.AppendJSON(nil)))
+	hr, err := http.NewRequestWithContext(ctx, "POST", c.in.address()+"/sync/stream", bytes.NewReader(req.AppendJSON(nil)))
 	if err != nil {
 		return err
 	}
