@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -268,7 +267,6 @@ type follower struct {
 	inTxn    bool
 	txns     int  // since the last flush
 	marked   bool // a write checkpoint's marker has come since the last commit
-	written  int  // ops and row records since memory was last given back
 }
 
 // newFollower prepares the evaluation of both deploys and what is to be read.
@@ -450,7 +448,6 @@ func (f *follower) apply(ctx context.Context, events <-chan event) error {
 				if err := f.idle(commit); err != nil {
 					return err
 				}
-				f.giveBack()
 				continue
 			case <-ctx.Done():
 				return ctx.Err()
@@ -601,26 +598,11 @@ func (f *follower) idle(commit replicate.CommitFunc) error {
 	return nil
 }
 
-// muchWritten is the number of ops and row records after which memory is given back.
-const muchWritten = 100_000
-
-// giveBack returns to the operating system what a backfill or a large transaction has
-// taken and nobody needs any more. Left to itself the runtime would do so when next it
-// has collected as much garbage, which here may be hours away.
-func (f *follower) giveBack() {
-	if f.inTxn || f.written < muchWritten {
-		return
-	}
-	f.written = 0
-	debug.FreeOSMemory()
-}
-
 // commit makes a batch durable and tells everyone concerned.
 func (f *follower) commit(ctx context.Context, b *storage.Batch) error {
 	if f.hub != nil {
 		f.changes.add(b)
 	}
-	f.written += len(b.Ops) + len(b.Rows)
 	f.health.touch(time.Now())
 	if !b.Publish || !f.applier.Consistent(b.LSN) {
 		b.Publish, b.NoSync = false, true // it becomes durable with what is published in the end

@@ -274,7 +274,7 @@ func (s *service) host(ctx context.Context, h handler, draining chan struct{}, s
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, gctx := errgroup.WithContext(working)
-	for _, work := range list {
+	for _, work := range append(list, new(slack).Run) {
 		g.Go(func() error { return work(gctx) })
 	}
 	g.Go(func() error {

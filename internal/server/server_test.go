@@ -238,9 +238,17 @@ func (in *instance) writeCheckpoint(user string) string {
 }
 
 func TestProbesTellWhatIsWrong(t *testing.T) {
+	t.Run("pebble", func(t *testing.T) { probesTell(t, false) })
+	t.Run("postgresql", func(t *testing.T) { probesTell(t, true) })
+}
+
+func probesTell(t *testing.T, inPostgres bool) {
 	dsn, conn := database(t, shared.Cluster(t), "CREATE TABLE notes (id text PRIMARY KEY, owner text, body text)")
 	exec(t, conn, "DROP PUBLICATION powersync")
 	in := newInstance(t, dsn)
+	if inPostgres {
+		in.inPostgres(dsn)
+	}
 	in.start(ownNotes)
 	status, body := in.probe("readiness")
 	for deadline := time.Now().Add(patience); !strings.Contains(body, "PSYNC_S1141") && time.Now().Before(deadline); {

@@ -295,7 +295,8 @@ func (b both) reading() []admin.TableProgress { return b.replicating.reading() }
 func (b both) Status() httpapi.Status {
 	s, r := b.serving.Status(), b.replicating.Status()
 	out := httpapi.Status{Started: s.Started, Ready: s.Ready && r.Ready, Touched: r.Touched, Reason: s.Reason}
-	if s.Ready && r.Reason != "" {
+	// Before anything is served it is replication that knows why.
+	if (s.Ready || !s.Started) && r.Reason != "" {
 		out.Reason = r.Reason
 	}
 	return out
