@@ -50,11 +50,11 @@ func (c *startCmd) Run(p *process) error {
 		}
 		log.Warn("configuration: "+w.Message, attrs...)
 	}
-	log.Info("starting", "config", cfg)
 	ctx, stop := p.notify()
 	defer stop()
 	hangups, ignore := p.hangups()
 	defer ignore()
+	log.Info("starting", "config", cfg) // from here on signals are heard
 	reload := server.Reload{Signals: hangups, Load: func() (*config.Config, error) {
 		again, _, err := c.load(p)
 		return again, err

@@ -3,6 +3,7 @@
 package chaos
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -163,6 +164,7 @@ type round struct {
 	source  *Proxy // between the service and Postgres
 	clients *Proxy // between the clients and the service
 	service *demo.Process
+	starts  int // of the service, so far
 	deploy  string
 }
 
@@ -333,6 +335,27 @@ func (r *round) start() {
 		r.t.Fatal(err)
 	}
 	r.service = p
+	r.starts++
+}
+
+// hears waits until the service hears signals: before, they would end it.
+func (r *round) hears(ctx context.Context) error {
+	for {
+		text, err := os.ReadFile(r.log())
+		if err != nil {
+			return err
+		}
+		if bytes.Count(text, []byte("msg=starting ")) >= r.starts {
+			return nil
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-r.service.Done():
+			return errors.New("the service ended before it heard signals")
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 func (r *round) log() string { return filepath.Join(r.dir, "service.log") }
@@ -384,6 +407,9 @@ func (r *round) begin(ctx context.Context, s Step) error {
 	case KillService:
 		r.service.Kill()
 	case StopService:
+		if err := r.hears(ctx); err != nil {
+			return err
+		}
 		return r.service.Stop()
 	case PauseService:
 		return syscall.Kill(r.service.PID(), syscall.SIGSTOP)
@@ -392,6 +418,9 @@ func (r *round) begin(ctx context.Context, s Step) error {
 	case QuitPostgres:
 		return r.cluster.Restart(ctx, pgtest.Immediate)
 	case DeployLive:
+		if err := r.hears(ctx); err != nil {
+			return err
+		}
 		r.deploy = s.Deploy
 		r.configure()
 		return syscall.Kill(r.service.PID(), syscall.SIGHUP)
