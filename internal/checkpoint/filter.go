@@ -27,6 +27,22 @@ const (
 // NewFilter returns an empty Filter.
 func NewFilter() *Filter { return &Filter{} }
 
+// Absorb moves what was named to a filter, a new one if f is nil, and returns it.
+func Absorb(f *Filter, buckets map[storage.BucketKey]struct{}, lookups map[storage.LookupKey]struct{}) *Filter {
+	if f == nil {
+		f = NewFilter()
+	}
+	for k := range buckets {
+		f.AddBucket(k)
+	}
+	for k := range lookups {
+		f.AddLookup(k)
+	}
+	clear(buckets)
+	clear(lookups)
+	return f
+}
+
 // AddBucket adds a bucket.
 func (f *Filter) AddBucket(k storage.BucketKey) { f.add(digest(0, k.Def, k.Params)) }
 

@@ -35,20 +35,9 @@ func (c *changeSet) add(b *storage.Batch) {
 
 // bound moves what was named to the filter, once it is too much.
 func (c *changeSet) bound() {
-	if len(c.buckets)+len(c.lookups) < maxChanged {
-		return
+	if len(c.buckets)+len(c.lookups) >= maxChanged {
+		c.many = checkpoint.Absorb(c.many, c.buckets, c.lookups)
 	}
-	if c.many == nil {
-		c.many = checkpoint.NewFilter()
-	}
-	for b := range c.buckets {
-		c.many.AddBucket(b)
-	}
-	for l := range c.lookups {
-		c.many.AddLookup(l)
-	}
-	clear(c.buckets)
-	clear(c.lookups)
 }
 
 func (c *changeSet) take() checkpoint.Changes {

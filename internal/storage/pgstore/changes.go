@@ -37,20 +37,9 @@ func (c *changeSet) lookup(k storage.LookupKey) {
 }
 
 func (c *changeSet) bound() {
-	if len(c.buckets)+len(c.lookups) <= maxChanged {
-		return
+	if len(c.buckets)+len(c.lookups) > maxChanged {
+		c.many = checkpoint.Absorb(c.many, c.buckets, c.lookups)
 	}
-	if c.many == nil {
-		c.many = checkpoint.NewFilter()
-	}
-	for k := range c.buckets {
-		c.many.AddBucket(k)
-	}
-	for k := range c.lookups {
-		c.many.AddLookup(k)
-	}
-	clear(c.buckets)
-	clear(c.lookups)
 }
 
 // filter adds what a filter has.
