@@ -114,13 +114,13 @@ func (w *World) step() error {
 		return w.breakConnection()
 	case n < 980:
 		return w.crash()
-	case n < 985:
+	case n < 984:
 		w.Altered++
 		w.db.alter()
 		return nil
-	case n < 990:
+	case n < 993:
 		return w.deploy()
-	case n < 996:
+	case n < 998:
 		return w.loseSlot()
 	default:
 		w.db.setBack()
