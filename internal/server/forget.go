@@ -2,12 +2,8 @@ package server
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"time"
-
-	"github.com/millrace-sync/millrace/internal/storage"
 )
 
 // Checkpoint requests are looked through every forgetFraction of the time that they are
@@ -43,24 +39,5 @@ func (f *forgetter) once(ctx context.Context) error {
 // Run does so again and again until ctx ends. It returns an error only if the store
 // fails.
 func (f *forgetter) Run(ctx context.Context) error {
-	every := max(f.keep/forgetFraction, leastForget)
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
-		}
-		err := f.once(ctx)
-		switch {
-		case err == nil:
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, storage.ErrFailed), errors.Is(err, storage.ErrClosed):
-			return fmt.Errorf("forget checkpoint requests: %w", err)
-		default:
-			f.log.Warn("old checkpoint requests could not be removed; trying again", "error", err, "retry_in", every)
-		}
-	}
+	return again(ctx, max(f.keep/forgetFraction, leastForget), "keep checkpoint requests few", f.log, f.once)
 }

@@ -640,20 +640,6 @@ func (f *follower) commit(ctx context.Context, b *storage.Batch) error {
 	return nil
 }
 
-// altering is what probes show while nothing is published on account of a table that was
-// altered.
-const altering = "a change of a table that was altered right after it cannot be completed before the table has been read again; until then clients are served the state before it, and their uploads are not confirmed"
-
-// explainHold tells why nothing is published, if it is for a table that was altered.
-func (f *follower) explainHold() {
-	if f.torn || !f.applier.Torn() {
-		return
-	}
-	f.torn = true
-	f.health.note(alterNote, altering, true)
-	f.log.Warn(altering)
-}
-
 // switchDeploy makes the next deploy current once nothing of it is left to read.
 func (f *follower) switchDeploy(commit replicate.CommitFunc) error {
 	s := f.state

@@ -269,6 +269,20 @@ func (f *follower) table(t *source.Table, commit replicate.CommitFunc) error {
 	return nil
 }
 
+// altering is what probes show while nothing is published on account of a table that was
+// altered.
+const altering = "a change of a table that was altered right after it cannot be completed before the table has been read again; until then clients are served the state before it, and their uploads are not confirmed"
+
+// explainHold tells why nothing is published, if it is for a table that was altered.
+func (f *follower) explainHold() {
+	if f.torn || !f.applier.Torn() {
+		return
+	}
+	f.torn = true
+	f.health.note(alterNote, altering, true)
+	f.log.Warn(altering)
+}
+
 // look takes notice of what the catalog says, before it is acted upon.
 func (f *follower) look(set *tableSet) {
 	f.reportTables(set)
