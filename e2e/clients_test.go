@@ -42,8 +42,9 @@ func TestOtherSDKs(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := newSDKApp(t)
-	a.exec(t, "INSERT INTO lists VALUES ('l1', 'ann', 'one'), ('l2', 'ann', 'two')")
+	// Lists come last, as it is they that are waited for: nothing may change after.
 	a.exec(t, "INSERT INTO items VALUES ('i1', 'l1', 'item', 1)")
+	a.exec(t, "INSERT INTO lists VALUES ('l1', 'ann', 'one'), ('l2', 'ann', 'two')")
 	token, _, err := a.backend.sign("ann")
 	if err != nil {
 		t.Fatal(err)
