@@ -467,7 +467,7 @@ func (r *round) dropSlot(ctx context.Context) error {
 	for {
 		var left int
 		if err := conn.QueryRow(ctx, `SELECT count(*) FROM pg_replication_slots
-			WHERE database = current_database() AND active AND pg_terminate_backend(active_pid, 1000)`).Scan(&left); err != nil {
+			WHERE database = current_database() AND active AND pg_terminate_backend(active_pid, 1000) IS NOT NULL`).Scan(&left); err != nil {
 			return err
 		}
 		if left == 0 {

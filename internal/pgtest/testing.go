@@ -148,7 +148,7 @@ func (c *Cluster) dropDatabase(name string) error {
 	for {
 		var active int
 		err := conn.QueryRow(ctx, `SELECT count(*) FROM pg_replication_slots
-			WHERE database = $1 AND active AND pg_terminate_backend(active_pid, 1000)`, name).Scan(&active)
+			WHERE database = $1 AND active AND pg_terminate_backend(active_pid, 1000) IS NOT NULL`, name).Scan(&active)
 		if err != nil {
 			return err
 		}
